@@ -1,0 +1,5 @@
+//! What is done to ids: pure functions on slices, no I/O.
+
+pub mod profile;
+
+pub use profile::{Id, Marker, Profile};

@@ -1,0 +1,11 @@
+//! Captures of agent rollouts in, exact training rows out. No id is ever tokenised here.
+//!
+//! Rooms: [`ids`] pure functions on slices, [`json`] scanning, [`capture`] formats to calls, [`rows`] rows to files,
+//! [`convert`] the pipeline. Direction: `convert -> {capture, rows} -> {json, ids} -> error`.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod ids;
+pub mod rows;
+
+pub use error::{Error, Kind, Place, Result};
