@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod ids;
+pub mod json;
 pub mod rows;
 
 pub use error::{Error, Kind, Place, Result};
