@@ -4,6 +4,7 @@
 //! [`convert`] the pipeline. Direction: `convert -> {capture, rows} -> {json, ids} -> error`.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod error;
 pub mod ids;
 pub mod json;

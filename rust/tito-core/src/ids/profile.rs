@@ -99,7 +99,10 @@ impl Profile {
 
     fn check(&self) -> Result<()> {
         let bad = |what: String| {
-            Err(Error::usage(format!("profile {:?}: {what}", self.name), "make it anew with `tito profile TOKENIZER_DIR -o FILE`"))
+            Err(Error::usage(
+                format!("profile {:?}: {what}", self.name),
+                "make it anew with `tito profile TOKENIZER_DIR -o FILE`",
+            ))
         };
         if self.version != 1 {
             return bad(format!("version {} is not 1", self.version));

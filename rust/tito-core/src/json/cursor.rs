@@ -502,7 +502,8 @@ mod tests {
 
     #[test]
     fn broken_text_is_a_fault_with_its_place() {
-        for (text, at) in [("{\"a\":1", 6), ("{\"a\" 1}", 5), ("{\"a\":[1,2}", 9), ("{\"a\":\"x", 5), ("{\"a\":01}", 5), ("{a:1}", 1)]
+        for (text, at) in
+            [("{\"a\":1", 6), ("{\"a\" 1}", 5), ("{\"a\":[1,2}", 9), ("{\"a\":\"x", 5), ("{\"a\":01}", 5), ("{a:1}", 1)]
         {
             let mut cursor = Cursor::new(text.as_bytes());
             let fault = cursor.object::<Fault>(|_, _| Ok(())).unwrap_err();

@@ -1,0 +1,408 @@
+//! What every format yields: calls, gathered in pieces of rollouts, their ids in one arena.
+
+use super::Record;
+use crate::ids::Id;
+use crate::json::{Cursor, Fault, IdFault, IdList, IdReader, Scalar};
+use crate::rows::Text;
+use chrono::{DateTime, NaiveDateTime};
+use std::ops::Range;
+
+/// Why a call gives no row. A closed list; the first reason in this order is the one that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Skip {
+    /// The last line of a file is cut off.
+    TornRecord,
+    /// The record is not JSON.
+    BadJson,
+    /// The record is JSON but holds no call of the file's format.
+    UnknownRecord,
+    /// A list of ids holds something that is no id.
+    BadIds,
+    /// An id is beyond the profile's vocabulary.
+    IdOutOfVocab,
+    /// The number of ids is not what `usage` says.
+    UsageMismatch,
+    /// The number of logprobs is not the number of output ids.
+    LogprobMismatch,
+    /// The same call id came before with other ids.
+    Contradiction,
+    /// The same call came before.
+    Duplicate,
+    /// The engine or the harness reports a failure of the infrastructure.
+    InfraError,
+    /// A kind of call that was not asked for.
+    Kind,
+    /// The harness could not parse the reply.
+    ParseError,
+    /// The capture has no ids.
+    NoCapture,
+    /// The output has no ids.
+    EmptyOutput,
+    /// The output does not end in a stop id.
+    Truncated,
+    /// The output opens thinking and never closes it.
+    UnterminatedThink,
+    /// Nothing is left of the output once thinking is cut.
+    EmptyAfterStrip,
+    /// The row is longer than the limit.
+    Overlong,
+    /// The copies policy gave the row a fraction below one and the draw was zero.
+    NotDrawn,
+}
+
+impl Skip {
+    /// All reasons in their order.
+    pub const ALL: [Self; 19] = [
+        Self::TornRecord,
+        Self::BadJson,
+        Self::UnknownRecord,
+        Self::BadIds,
+        Self::IdOutOfVocab,
+        Self::UsageMismatch,
+        Self::LogprobMismatch,
+        Self::Contradiction,
+        Self::Duplicate,
+        Self::InfraError,
+        Self::Kind,
+        Self::ParseError,
+        Self::NoCapture,
+        Self::EmptyOutput,
+        Self::Truncated,
+        Self::UnterminatedThink,
+        Self::EmptyAfterStrip,
+        Self::Overlong,
+        Self::NotDrawn,
+    ];
+
+    /// The name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TornRecord => "torn_record",
+            Self::BadJson => "bad_json",
+            Self::UnknownRecord => "unknown_record",
+            Self::BadIds => "bad_ids",
+            Self::IdOutOfVocab => "id_out_of_vocab",
+            Self::UsageMismatch => "usage_mismatch",
+            Self::LogprobMismatch => "logprob_mismatch",
+            Self::Contradiction => "contradicting_ids",
+            Self::Duplicate => "duplicate",
+            Self::InfraError => "infra_error",
+            Self::Kind => "kind",
+            Self::ParseError => "parse_error",
+            Self::NoCapture => "no_capture",
+            Self::EmptyOutput => "empty_output",
+            Self::Truncated => "truncated",
+            Self::UnterminatedThink => "unterminated_think",
+            Self::EmptyAfterStrip => "empty_after_strip",
+            Self::Overlong => "overlong",
+            Self::NotDrawn => "not_drawn",
+        }
+    }
+
+    /// Whether the reason means that the data is bad, not that a policy left the call out.
+    #[must_use]
+    pub fn is_bad(self) -> bool {
+        self >= Self::BadJson && self <= Self::Contradiction
+    }
+}
+
+/// Why the engine stopped, in the words of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Finish {
+    /// The capture does not say.
+    #[default]
+    Unknown,
+    /// `stop`, `tool_calls`, `eos`.
+    Stop,
+    /// `length`.
+    Length,
+    /// `abort`, `error`, `repetition` and what else there may be.
+    Failed,
+}
+
+impl Finish {
+    /// Reads the word.
+    #[must_use]
+    pub fn parse(word: &str) -> Self {
+        match word {
+            "stop" | "tool_calls" | "function_call" | "eos" | "stop_sequence" | "end_turn" | "tool_use" => Self::Stop,
+            "length" | "max_tokens" => Self::Length,
+            "abort" | "error" | "repetition" | "content_filter" => Self::Failed,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// What is known of a rollout. Missing is missing: nothing is made up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Who {
+    /// Rollout.
+    pub rollout_id: Option<Text>,
+    /// Task.
+    pub task_id: Option<Text>,
+    /// Pair.
+    pub pair_id: Option<Text>,
+    /// Agent.
+    pub agent: Option<Text>,
+    /// One of the schema's words.
+    pub status: Option<Text>,
+    /// Attempt.
+    pub attempt: Option<i32>,
+    /// Reward; a boolean is none.
+    pub reward: Option<f32>,
+    /// Who made the ids, if not an engine.
+    pub source: Option<Text>,
+}
+
+impl Who {
+    /// Takes a key that several formats share; false (and nothing consumed) if the key is none of them.
+    ///
+    /// # Errors
+    /// A fault of the JSON.
+    pub fn take(&mut self, key: &[u8], c: &mut Cursor<'_>) -> Result<bool, Fault> {
+        match key {
+            // `rollout_id` and `session_id` may both be there; the first name wins.
+            b"rollout_id" => self.rollout_id = text(c)?.or(self.rollout_id.take()),
+            b"session_id" => self.rollout_id = self.rollout_id.take().or(text(c)?),
+            b"task_id" => self.task_id = text(c)?,
+            b"pair_id" => self.pair_id = text(c)?,
+            b"agent" | b"agent_id" => self.agent = text(c)?,
+            b"source" => self.source = text(c)?,
+            b"status" => self.status = c.text_value()?.map(|word| status(&word).into()),
+            b"attempt" => self.attempt = c.scalar()?.int(),
+            b"reward" => self.reward = c.scalar()?.number().map(|n| n as f32),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// A name: a string, or a whole number written out.
+///
+/// # Errors
+/// A fault of the JSON.
+pub fn text(c: &mut Cursor<'_>) -> Result<Option<Text>, Fault> {
+    Ok(c.scalar()?.into_text().filter(|t| !t.is_empty()).map(Text::from))
+}
+
+/// The schema's word for a status of some harness.
+#[must_use]
+pub fn status(word: &str) -> &'static str {
+    let word = word.to_ascii_lowercase();
+    match word.as_str() {
+        "ok" | "submitted" | "completed" | "complete" | "success" | "done" | "finished" | "passed" => "ok",
+        "infra_error" | "agent_error" | "limits" | "format" => {
+            ["infra_error", "agent_error", "limits", "format"].into_iter().find(|w| *w == word).unwrap_or("unknown")
+        }
+        _ if word.contains("infra") || word.contains("provider") => "infra_error",
+        _ if word.contains("limit") || word.contains("timeout") || word.contains("context") => "limits",
+        _ if word.contains("format") => "format",
+        _ if word.contains("error") || word.contains("exception") || word.contains("fail") => "agent_error",
+        _ => "unknown",
+    }
+}
+
+/// Bad data in one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bad {
+    /// The reason.
+    pub reason: Skip,
+    /// Index in the list of ids, if one id is to blame.
+    pub position: Option<u64>,
+    /// What was seen.
+    pub message: String,
+}
+
+impl Bad {
+    /// A list with an entry that is no id.
+    #[must_use]
+    pub fn ids(key: &str, fault: &IdFault) -> Self {
+        Self {
+            reason: Skip::BadIds,
+            position: Some(fault.index as u64),
+            message: format!("{key}[{}] is {}: {}", fault.index, fault.entry, fault.why),
+        }
+    }
+}
+
+/// One request to an engine and one choice of its reply.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Call {
+    /// Range of the prompt in the arena; null when the capture has none.
+    pub prompt: Option<Range<usize>>,
+    /// A prompt of the arena this one starts like, and for how many ids.
+    pub shared: Option<(Range<usize>, usize)>,
+    /// Range of the output in the arena; null when the capture has none.
+    pub output: Option<Range<usize>>,
+    /// Range of the logprobs in the arena.
+    pub logprobs: Option<Range<usize>>,
+    /// No id is larger.
+    pub max_id: Id,
+    /// Why the engine stopped.
+    pub finish: Finish,
+    /// Whether a stop string ended the output (its last id is then an ordinary one).
+    pub stop_string: bool,
+    /// An id beyond the profile's that ended the output, or that the request named.
+    pub stop_ids: Vec<Id>,
+    /// The engine's id of the response.
+    pub call_id: Option<Text>,
+    /// Index of the choice.
+    pub choice: i32,
+    /// `solver` when the capture does not say.
+    pub kind: Option<Text>,
+    /// Turn, when the format says it.
+    pub turn: Option<i32>,
+    /// Seconds since the epoch.
+    pub started: Option<f64>,
+    /// The harness could not parse the reply.
+    pub parse_error: bool,
+    /// The call failed in the engine or on the way.
+    pub failed: bool,
+    /// Bad data; the ids are then not to be used.
+    pub bad: Option<Bad>,
+    /// Record in the file, from 1.
+    pub record: u64,
+}
+
+/// Calls of one rollout that stand together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// Who.
+    pub who: Who,
+    /// Range in [`Parsed::calls`].
+    pub calls: Range<usize>,
+    /// The record holds the whole rollout: nothing that comes later belongs to it.
+    pub complete: bool,
+    /// What separates rollouts of equal name: the folder of a one-file trajectory, else empty.
+    pub scope: Text,
+    /// File as the user named it.
+    pub file: Text,
+    /// Name of the format.
+    pub format: &'static str,
+}
+
+/// A record that gave no call, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// File.
+    pub file: Text,
+    /// Record, from 1.
+    pub record: u64,
+    /// Why and where in the record.
+    pub bad: Bad,
+}
+
+/// What was read from one stretch of input.
+#[derive(Debug, Default)]
+pub struct Parsed<'a> {
+    /// Prompts.
+    pub prompts: IdReader<'a>,
+    /// Outputs.
+    pub outputs: IdReader<'a>,
+    /// Logprobs of outputs.
+    pub logprobs: Vec<f32>,
+    /// Calls, in the order of the input.
+    pub calls: Vec<Call>,
+    /// Pieces, in the order of the input.
+    pub pieces: Vec<Piece>,
+    /// Records without calls.
+    pub lost: Vec<Lost>,
+}
+
+impl Parsed<'_> {
+    /// Notes a record that gives no call.
+    pub fn lose(&mut self, record: &Record<'_>, bad: Bad) {
+        self.lost.push(Lost { file: record.origin.file.clone(), record: record.number, bad });
+    }
+
+    /// Gives a call the prompt that was read for it.
+    pub fn set_prompt(&self, call: &mut Call, read: Result<Option<IdList>, IdFault>, key: &str) {
+        match read {
+            Ok(Some(list)) => {
+                call.max_id = call.max_id.max(list.max);
+                call.prompt = Some(list.ids);
+                call.shared = list.shared;
+            }
+            Ok(None) => {}
+            Err(fault) => call.bad = call.bad.take().or_else(|| Some(Bad::ids(key, &fault))),
+        }
+    }
+
+    /// Gives a call the output that was read for it.
+    pub fn set_output(&self, call: &mut Call, read: Result<Option<IdList>, IdFault>, key: &str) {
+        match read {
+            Ok(Some(list)) => {
+                call.max_id = call.max_id.max(list.max);
+                call.output = Some(list.ids);
+            }
+            Ok(None) => {}
+            Err(fault) => call.bad = call.bad.take().or_else(|| Some(Bad::ids(key, &fault))),
+        }
+    }
+
+    /// Notes that a call's logprobs are not as many as its output ids.
+    pub fn check_logprobs(&self, call: &mut Call) {
+        if let (Some(output), Some(logprobs), None) = (&call.output, &call.logprobs, &call.bad)
+            && output.len() != logprobs.len()
+        {
+            call.bad = Some(Bad {
+                reason: Skip::LogprobMismatch,
+                position: None,
+                message: format!("{} logprobs for {} output ids", logprobs.len(), output.len()),
+            });
+        }
+    }
+}
+
+/// A time as seconds since the epoch: a number, or ISO 8601 with or without an offset (none means UTC).
+#[must_use]
+pub fn seconds(value: &Scalar<'_>) -> Option<f64> {
+    match value {
+        Scalar::Number(n) if n.is_finite() => Some(*n),
+        Scalar::Text(text) => iso_seconds(text),
+        _ => None,
+    }
+}
+
+fn iso_seconds(text: &str) -> Option<f64> {
+    let text = text.trim();
+    if let Ok(number) = text.parse::<f64>() {
+        return number.is_finite().then_some(number);
+    }
+    let text = text.replacen(' ', "T", 1);
+    let time = DateTime::parse_from_str(&text, "%Y-%m-%dT%H:%M:%S%.f%#z")
+        .or_else(|_| DateTime::parse_from_rfc3339(&text))
+        .map(|t| t.to_utc())
+        .or_else(|_| NaiveDateTime::parse_from_str(&text, "%Y-%m-%dT%H:%M:%S%.f").map(|t| t.and_utc()))
+        .ok()?;
+    Some(time.timestamp() as f64 + f64::from(time.timestamp_subsec_nanos()) / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_in_every_shape() {
+        for (text, expected) in [
+            ("1970-01-01T00:00:00Z", Some(0.0)),
+            ("2026-11-21T12:00:00", Some(1_795_262_400.0)),
+            ("2026-11-21 13:00:00.500+01:00", Some(1_795_262_400.5)),
+            ("2024-02-29T00:00:00-0530", Some(1_709_184_600.0)),
+            ("1795262400.25", Some(1_795_262_400.25)),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(iso_seconds(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_a_closed_ordered_list() {
+        assert!(Skip::ALL.windows(2).all(|w| w[0] < w[1]));
+        assert!(Skip::BadIds.is_bad() && Skip::Contradiction.is_bad());
+        assert!(!Skip::TornRecord.is_bad() && !Skip::Duplicate.is_bad() && !Skip::NoCapture.is_bad());
+    }
+}

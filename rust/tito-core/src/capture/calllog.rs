@@ -1,0 +1,134 @@
+//! Call logs: one line a call, `{session_id, task_id, agent, turn, started, request, response}`, or `stream` (the raw
+//! server-sent events as one string) in place of `response`. Also what stands alone: a bare reply, a bare stream.
+
+use super::call::{Bad, Call, Parsed, Piece, Skip, Who, seconds, text};
+use super::response::Response;
+use super::{Origin, Record};
+use crate::json::{Cursor, Fault};
+
+/// Reads one line of a call log.
+pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
+    let mut who = Who::default();
+    let mut call = Call { record: record.number, ..Call::default() };
+    let mut response = Response::default();
+    let mut known = false;
+    c.object::<Fault>(|c, key| {
+        match key {
+            b"response" => {
+                known = true;
+                response.read(c, parsed)?;
+            }
+            b"stream" => {
+                if c.peek() == Some(b'"') {
+                    known = true;
+                    let at = c.pos();
+                    let events = c.string_bytes()?;
+                    response.read_stream(&events, parsed).map_err(|f| Fault { at, ..f })?;
+                }
+            }
+            b"request" => {
+                c.object::<Fault>(|c, key| {
+                    if key == b"stop_token_ids" {
+                        c.array::<Fault>(|c, _| {
+                            call.stop_ids.extend(c.scalar()?.int());
+                            Ok(())
+                        })?;
+                    }
+                    Ok(())
+                })?;
+            }
+            b"turn" => call.turn = c.scalar()?.int(),
+            b"kind" => call.kind = text(c)?,
+            b"call_id" => call.call_id = text(c)?,
+            b"started" | b"timestamp" => call.started = call.started.or(seconds(&c.scalar()?)),
+            b"parse_error" => call.parse_error |= c.scalar()?.is_true(),
+            b"error" => call.failed |= !matches!(c.raw()?, b"null" | b"false" | b"\"\""),
+            _ => {
+                who.take(key, c)?;
+            }
+        }
+        Ok(())
+    })?;
+    if !known && !call.failed {
+        parsed.lose(record, Bad::unknown("no `response` and no `stream` in a call log"));
+        return Ok(());
+    }
+    push(parsed, record, who, &call, response);
+    Ok(())
+}
+
+/// Reads a bare reply: a record that is a chat completion or a text completion.
+pub(super) fn read_bare<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
+    let mut response = Response::default();
+    let mut who = Who::default();
+    let mut call = Call { record: record.number, ..Call::default() };
+    c.object::<Fault>(|c, key| {
+        match key {
+            b"turn" => call.turn = c.scalar()?.int(),
+            b"kind" => call.kind = text(c)?,
+            b"started" | b"timestamp" => call.started = seconds(&c.scalar()?),
+            _ if who.take(key, c)? => {}
+            _ => response.root_key(c, key, parsed)?,
+        }
+        Ok(())
+    })?;
+    if response.is_reply() {
+        push(parsed, record, who, &call, response);
+    } else {
+        parsed.lose(record, Bad::unknown("no `choices` in a reply"));
+    }
+    Ok(())
+}
+
+/// Reads a file of server-sent events: one reply up to each `[DONE]`.
+pub(super) fn read_events(mut events: &[u8], parsed: &mut Parsed<'_>, origin: &Origin) {
+    let mut number = 0;
+    while !events.trim_ascii().is_empty() {
+        number += 1;
+        let record = Record { origin, number };
+        let mut response = Response::default();
+        match response.read_stream(events, parsed) {
+            Ok(read) => {
+                events = &events[read..];
+                if response.is_reply() {
+                    push(parsed, &record, Who::default(), &Call { record: number, ..Call::default() }, response);
+                }
+            }
+            Err(fault) => {
+                // The rest of the file cannot be told apart from the broken event.
+                parsed.lose(&record, Bad::json(&fault));
+                return;
+            }
+        }
+    }
+}
+
+fn push(parsed: &mut Parsed<'_>, record: &Record<'_>, who: Who, call: &Call, response: Response) {
+    let start = parsed.calls.len();
+    let calls = response.into_calls(parsed, call);
+    parsed.calls.extend(calls);
+    // Without a session a reply is all that is known of its rollout.
+    let complete = who.rollout_id.is_none();
+    parsed.pieces.push(Piece {
+        who,
+        calls: start..parsed.calls.len(),
+        complete,
+        scope: "".into(),
+        file: record.origin.file.clone(),
+        format: record.origin.format.name,
+    });
+}
+
+impl Bad {
+    /// A record that is JSON but holds nothing to read.
+    #[must_use]
+    pub fn unknown(message: &str) -> Self {
+        Self { reason: Skip::UnknownRecord, position: None, message: message.to_owned() }
+    }
+
+    /// A record that is not JSON.
+    #[must_use]
+    pub fn json(fault: &Fault) -> Self {
+        Self { reason: Skip::BadJson, position: Some(fault.at as u64), message: format!("not JSON: {}", fault.message) }
+    }
+}

@@ -1,0 +1,149 @@
+//! Captures: from files to calls.
+//!
+//! [`Sources`] gives stretches of input ([`Unit`]) in order; [`parse`] turns one into calls and may run on any thread.
+//! A format is a row of [`FORMATS`]: how a record looks (its keys, never its file name) and the function that reads it.
+
+mod call;
+mod calllog;
+mod cooperbench;
+mod native;
+mod response;
+mod sniff;
+mod sources;
+
+pub use call::{Bad, Call, Finish, Lost, Parsed, Piece, Skip, Who};
+pub use sniff::{FORMATS, Format};
+pub use sources::{InputFile, Sources, Unit};
+
+use crate::json::{Cursor, Fault};
+use crate::rows::Text;
+use sources::{Chunk, Shape};
+
+/// Where records come from: one file.
+#[derive(Debug)]
+pub struct Origin {
+    /// File as the user named it.
+    pub file: Text,
+    /// The folder it lies in.
+    pub folder: Text,
+    /// The file is one document, not a line per record.
+    pub document: bool,
+    /// Reward that a file beside it tells (CooperBench's `eval.json`).
+    pub reward: Option<f32>,
+    /// Format of its records.
+    pub format: &'static Format,
+}
+
+/// One record of a file.
+#[derive(Debug)]
+pub struct Record<'o> {
+    /// The file.
+    pub origin: &'o Origin,
+    /// Which one, from 1.
+    pub number: u64,
+}
+
+/// Reads all records of a unit.
+pub fn parse<'a>(unit: &'a Unit, parsed: &mut Parsed<'a>) {
+    for chunk in &unit.chunks {
+        let text = &unit.text()[chunk.range.clone()];
+        match chunk.shape {
+            Shape::Lines { first, torn_end } => read_lines(text, chunk, first, torn_end, parsed),
+            Shape::Document => read_document(text, chunk, parsed),
+            Shape::Events => calllog::read_events(text, parsed, &chunk.origin),
+        }
+    }
+}
+
+fn read_lines<'a>(text: &'a [u8], chunk: &Chunk, first: u64, torn_end: bool, parsed: &mut Parsed<'a>) {
+    let mut number = first;
+    let mut at = 0;
+    while at < text.len() {
+        let (end, whole) = match memchr::memchr(b'\n', &text[at..]) {
+            Some(n) => (at + n, true),
+            None => (text.len(), !torn_end),
+        };
+        let line = text[at..end].trim_ascii();
+        if !line.is_empty() {
+            let record = Record { origin: &chunk.origin, number };
+            let mut cursor = Cursor::new(line);
+            let before = Mark::of(parsed);
+            if let Err(fault) = read_value(&mut cursor, parsed, &record).and_then(|()| only_one(&mut cursor)) {
+                before.restore(parsed);
+                let mut bad = Bad::json(&fault);
+                if !whole {
+                    bad.reason = Skip::TornRecord;
+                }
+                parsed.lose(&record, bad);
+            }
+        }
+        number += 1;
+        at = end + 1;
+    }
+}
+
+fn read_document<'a>(text: &'a [u8], chunk: &Chunk, parsed: &mut Parsed<'a>) {
+    let mut cursor = Cursor::new(text);
+    let mut number = 1;
+    while !cursor.at_end() {
+        let record = Record { origin: &chunk.origin, number };
+        let before = Mark::of(parsed);
+        if let Err(fault) = read_value(&mut cursor, parsed, &record) {
+            before.restore(parsed);
+            parsed.lose(&record, Bad::json(&fault));
+            return;
+        }
+        number += 1;
+    }
+}
+
+fn only_one(cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+    if cursor.at_end() { Ok(()) } else { Err(Fault { at: cursor.pos(), message: "more text behind the value" }) }
+}
+
+/// Reads a record, or each item of a list of records.
+fn read_value<'a>(cursor: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
+    let read = record.origin.format.read;
+    if cursor.peek() == Some(b'[') {
+        cursor.array::<Fault>(|c, at| {
+            let item = Record { origin: record.origin, number: record.number + at as u64 };
+            read_one(c, parsed, &item, read)
+        })?;
+        return Ok(());
+    }
+    read_one(cursor, parsed, record, read)
+}
+
+fn read_one<'a>(
+    cursor: &mut Cursor<'a>,
+    parsed: &mut Parsed<'a>,
+    record: &Record<'_>,
+    read: sniff::Reader,
+) -> Result<(), Fault> {
+    if cursor.peek() == Some(b'{') {
+        return read(cursor, parsed, record);
+    }
+    cursor.skip()?;
+    parsed.lose(record, Bad::unknown("not a JSON object"));
+    Ok(())
+}
+
+/// The lengths of what was parsed: a record that turns out broken leaves nothing behind.
+struct Mark {
+    calls: usize,
+    pieces: usize,
+    lost: usize,
+}
+
+impl Mark {
+    fn of(parsed: &Parsed<'_>) -> Self {
+        Self { calls: parsed.calls.len(), pieces: parsed.pieces.len(), lost: parsed.lost.len() }
+    }
+
+    fn restore(&self, parsed: &mut Parsed<'_>) {
+        // Ids stay in the arena, unused: earlier lists may be compared with them.
+        parsed.calls.truncate(self.calls);
+        parsed.pieces.truncate(self.pieces);
+        parsed.lost.truncate(self.lost);
+    }
+}

@@ -1,0 +1,82 @@
+//! The project's own JSON lines: `{prompt_ids, output_ids, ...}`, one call a line, flat or with a nested `metadata`.
+//!
+//! `input_ids` is taken for `prompt_ids`, so that rows written as JSONL and other people's `{input_ids, output_ids}`
+//! are read too.
+
+use super::Record;
+use super::call::{Bad, Call, Finish, Parsed, Piece, Who, seconds, text};
+use super::response::floats;
+use crate::json::{Cursor, Fault};
+
+/// Reads one line.
+pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
+    let mut who = Who::default();
+    let mut call = Call { record: record.number, ..Call::default() };
+    let mut known = (false, false);
+    c.object::<Fault>(|c, key| {
+        match key {
+            b"prompt_ids" | b"input_ids" => {
+                known.0 = true;
+                let read = parsed.prompts.read_like_before(c)?;
+                parsed.set_prompt(&mut call, read, if key == b"prompt_ids" { "prompt_ids" } else { "input_ids" });
+            }
+            b"output_ids" => {
+                known.1 = true;
+                let read = parsed.outputs.read(c)?;
+                parsed.set_output(&mut call, read, "output_ids");
+            }
+            b"logprobs" | b"output_logprobs" => {
+                if let Some(values) = floats(c)? {
+                    let start = parsed.logprobs.len();
+                    parsed.logprobs.extend(values);
+                    call.logprobs = Some(start..parsed.logprobs.len());
+                }
+            }
+            b"metadata" => {
+                c.object::<Fault>(|c, key| small_key(c, key, &mut call, &mut who))?;
+            }
+            _ => small_key(c, key, &mut call, &mut who)?,
+        }
+        Ok(())
+    })?;
+    if known == (false, false) {
+        parsed.lose(record, Bad::unknown("no `prompt_ids` and no `output_ids`"));
+        return Ok(());
+    }
+    parsed.check_logprobs(&mut call);
+    let start = parsed.calls.len();
+    parsed.calls.push(call);
+    parsed.pieces.push(Piece {
+        complete: who.rollout_id.is_none(),
+        who,
+        calls: start..start + 1,
+        scope: "".into(),
+        file: record.origin.file.clone(),
+        format: record.origin.format.name,
+    });
+    Ok(())
+}
+
+fn small_key(c: &mut Cursor<'_>, key: &[u8], call: &mut Call, who: &mut Who) -> Result<(), Fault> {
+    match key {
+        b"finish" | b"finish_reason" => call.finish = c.text_value()?.map_or(Finish::Unknown, |w| Finish::parse(&w)),
+        b"stop_string" => call.stop_string = c.text_value()?.is_some(),
+        b"stop_token_ids" => {
+            c.array::<Fault>(|c, _| {
+                call.stop_ids.extend(c.scalar()?.int());
+                Ok(())
+            })?;
+        }
+        b"call_id" | b"id" => call.call_id = text(c)?.or(call.call_id.take()),
+        b"choice" => call.choice = c.scalar()?.int().unwrap_or(0),
+        b"kind" => call.kind = text(c)?,
+        b"turn" => call.turn = c.scalar()?.int(),
+        b"started" | b"timestamp" => call.started = seconds(&c.scalar()?),
+        b"parse_error" => call.parse_error = c.scalar()?.is_true(),
+        b"error" => call.failed |= !matches!(c.raw()?, b"null" | b"false" | b"\"\""),
+        _ => {
+            who.take(key, c)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Which format a record is in, by its keys.
+
+use super::call::Parsed;
+use super::{Record, calllog, cooperbench, native};
+use crate::json::{Cursor, Fault};
+
+/// Reads one record.
+pub type Reader = for<'a> fn(&mut Cursor<'a>, &mut Parsed<'a>, &Record<'_>) -> Result<(), Fault>;
+
+/// A format: its name, how its records look, and what reads them.
+#[derive(Debug)]
+pub struct Format {
+    /// Name, as `--from` takes it.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    looks: fn(&Keys) -> bool,
+    /// Reads one record.
+    pub read: Reader,
+}
+
+/// Top-level keys of a record, and the few values that tell formats apart.
+#[derive(Debug, Default)]
+pub struct Keys {
+    keys: Vec<Vec<u8>>,
+    object: Option<String>,
+    trajectory_format: Option<String>,
+}
+
+impl Keys {
+    fn has(&self, key: &str) -> bool {
+        self.keys.iter().any(|k| k == key.as_bytes())
+    }
+}
+
+/// All formats; the first that looks right wins. A new one is a file with a reader and a row here.
+pub static FORMATS: [Format; 4] = [
+    Format {
+        name: "cooperbench",
+        about: "CooperBench and mini-swe-agent trajectories with token captures, one a file or one a line",
+        looks: |k| {
+            let mini = k.trajectory_format.as_ref().is_some_and(|f| f.starts_with("mini-swe-agent"));
+            k.has("messages") && (mini || k.has("agent_id") && k.has("feature_id"))
+        },
+        read: cooperbench::read,
+    },
+    Format {
+        name: "calls",
+        about: "call logs: request with response or stream, one call a line",
+        looks: |k| (k.has("response") || k.has("stream")) && !k.has("duration_ms") && !k.has("model_parameters"),
+        read: calllog::read,
+    },
+    Format {
+        name: "native",
+        about: "the project's own lines: prompt_ids (or input_ids) and output_ids with flat metadata",
+        looks: |k| k.has("output_ids") && (k.has("prompt_ids") || k.has("input_ids")),
+        read: native::read,
+    },
+    Format {
+        name: "response",
+        about: "bare replies of chat or completions routes, one a line, in a list or as server-sent events",
+        looks: |k| {
+            let reply = k.object.as_ref().is_some_and(|o| o == "chat.completion" || o == "text_completion");
+            reply || k.has("choices") && (k.has("prompt_token_ids") || k.has("usage"))
+        },
+        read: calllog::read_bare,
+    },
+];
+
+/// Formats that are told apart but not read: better a clear word than a guess.
+const KNOWN_BY_NAME: [(&str, fn(&Keys) -> bool); 7] = [
+    ("an ATIF trajectory", |k| k.has("schema_version") && k.has("steps")),
+    ("a SWE-agent trajectory (text only, no ids)", |k| k.has("trajectory") && k.has("history")),
+    ("a verifiers trace", |k| k.has("nodes") && k.has("calls") || k.has("traces") && k.has("env")),
+    ("a BenchFlow exchange", |k| k.has("request") && k.has("response") && k.has("duration_ms")),
+    ("an SGLang native reply", |k| k.has("output_ids") && k.has("meta_info")),
+    ("a NeMo Gym token entry", |k| k.has("generation_token_ids")),
+    ("a LiteLLM proxy log", |k| k.has("model_parameters") && k.has("response")),
+];
+
+/// What a first record looks like.
+#[derive(Debug)]
+pub(super) enum Looks {
+    /// A format that is read.
+    Like(&'static Format),
+    /// No format that is read; what it may be, or the keys that were seen.
+    Unknown(String),
+}
+
+/// Finds the format of a record (or of the first item of a list of records).
+pub(super) fn sniff(text: &[u8]) -> Looks {
+    let mut cursor = Cursor::new(text);
+    let mut keys = Keys::default();
+    // A fault behind the keys that decide does no harm here: the reader will meet it again and say where.
+    let _ = if cursor.peek() == Some(b'[') {
+        cursor.array::<Fault>(|c, at| if at == 0 { take_keys(c, &mut keys) } else { Ok(()) }).map(|_| ())
+    } else {
+        take_keys(&mut cursor, &mut keys)
+    };
+    if let Some(format) = FORMATS.iter().find(|format| (format.looks)(&keys)) {
+        return Looks::Like(format);
+    }
+    if let Some((name, _)) = KNOWN_BY_NAME.iter().find(|(_, looks)| looks(&keys)) {
+        return Looks::Unknown(format!("looks like {name}, which is not read"));
+    }
+    let mut seen: Vec<_> = keys.keys.iter().take(12).map(|k| String::from_utf8_lossy(k).into_owned()).collect();
+    if keys.keys.len() > 12 {
+        seen.push("...".to_owned());
+    }
+    Looks::Unknown(match seen.is_empty() {
+        true => "is not JSON with keys".to_owned(),
+        false => format!("holds no capture that is known (keys: {})", seen.join(", ")),
+    })
+}
+
+fn take_keys(c: &mut Cursor<'_>, keys: &mut Keys) -> Result<(), Fault> {
+    c.object::<Fault>(|c, key| {
+        keys.keys.push(key.to_vec());
+        match key {
+            b"object" => keys.object = c.text_value()?.map(|t| t.into_owned()),
+            b"trajectory_format" => keys.trajectory_format = c.text_value()?.map(|t| t.into_owned()),
+            _ => {}
+        }
+        Ok(())
+    })
+    .map(|_| ())
+}
