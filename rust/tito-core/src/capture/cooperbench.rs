@@ -197,7 +197,8 @@ fn message<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>)
         Ok(())
     })?;
     // A format error's reply hangs on the user message that complains about it.
-    if !message.assistant && !(format_error && response.is_some()) {
+    let complaint = format_error && response.is_some();
+    if !(message.assistant || complaint) {
         return Ok(message);
     }
     call.parse_error = !message.assistant;

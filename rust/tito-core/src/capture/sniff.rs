@@ -14,7 +14,7 @@ pub struct Format {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
-    looks: fn(&Keys) -> bool,
+    looks: Looking,
     /// Reads one record.
     pub read: Reader,
 }
@@ -67,8 +67,10 @@ pub static FORMATS: [Format; 4] = [
     },
 ];
 
+type Looking = fn(&Keys) -> bool;
+
 /// Formats that are told apart but not read: better a clear word than a guess.
-const KNOWN_BY_NAME: [(&str, fn(&Keys) -> bool); 7] = [
+const KNOWN_BY_NAME: [(&str, Looking); 7] = [
     ("an ATIF trajectory", |k| k.has("schema_version") && k.has("steps")),
     ("a SWE-agent trajectory (text only, no ids)", |k| k.has("trajectory") && k.has("history")),
     ("a verifiers trace", |k| k.has("nodes") && k.has("calls") || k.has("traces") && k.has("env")),

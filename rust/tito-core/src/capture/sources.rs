@@ -133,10 +133,13 @@ impl<R: Read> Read for Hashing<R> {
 
 type Raw = Hashing<Box<dyn Read + Send>>;
 
+/// The bytes of a file, the first four of them read once already.
+type Whole = io::Chain<io::Cursor<Vec<u8>>, Raw>;
+
 enum Opened {
-    Plain(io::Chain<io::Cursor<Vec<u8>>, Raw>),
-    Gzip(Box<MultiGzDecoder<io::Chain<io::Cursor<Vec<u8>>, Raw>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, io::BufReader<io::Chain<io::Cursor<Vec<u8>>, Raw>>>>),
+    Plain(Box<Whole>),
+    Gzip(Box<MultiGzDecoder<Whole>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, io::BufReader<Whole>>>),
 }
 
 impl Opened {
@@ -148,7 +151,7 @@ impl Opened {
         Ok(match (gzip, zstd) {
             (true, _) => Self::Gzip(Box::new(MultiGzDecoder::new(whole))),
             (_, true) => Self::Zstd(Box::new(zstd::stream::read::Decoder::new(whole)?)),
-            _ => Self::Plain(whole),
+            _ => Self::Plain(Box::new(whole)),
         })
     }
 
