@@ -1,5 +1,18 @@
 //! Rows: what one is, the schema it has on disk, and the files it is written to.
 
+mod encode;
+pub mod jsonl;
+mod pages;
+pub mod parquet;
+pub mod schema;
+mod sink;
+mod staged;
+
+pub use encode::{EncodedBatch, Encoder, Format, WriteOptions, encode};
+pub use schema::OptionalColumns;
+pub use sink::{Finished, Sink};
+pub use staged::FinishedFile;
+
 use crate::ids::Id;
 use std::ops::Range;
 use std::sync::Arc;
@@ -131,7 +144,7 @@ pub struct Batch {
     pub loss_weights: Option<Ragged<f32>>,
     /// `labels` on request.
     pub labels: Option<Ragged<Id>>,
-    /// `output_logprobs` on request; null where the capture has none.
+    /// `output_logprobs` on request, and which rows have them: `false` = null, with an empty range.
     pub output_logprobs: Option<(Ragged<f32>, Vec<bool>)>,
     /// One entry a row.
     pub meta: Vec<RowMeta>,

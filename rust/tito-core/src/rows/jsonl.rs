@@ -1,0 +1,234 @@
+//! JSON lines: the columns of the schema in their order, null for what is missing, hashes as hex.
+
+use super::encode::{Body, EncodedBatch, WriteOptions};
+use super::schema::{Cell, Field, Kind, List, OptionalColumns};
+use super::staged::{FinishedFile, Staged};
+use super::{Batch, Ragged, RowMeta};
+use crate::error::{Error, Place, Result};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+/// The lines of a batch.
+pub(super) fn encode(batch: &Batch, optional: OptionalColumns) -> Result<Vec<u8>> {
+    // 6 bytes are an id of five digits and its comma.
+    let mut out = Vec::with_capacity(6 * (batch.input_ids.values.len() + batch.output_ids.values.len()));
+    for (row, meta) in batch.meta.iter().enumerate() {
+        let mut before = b'{';
+        for column in optional.columns() {
+            out.extend_from_slice(&[before, b'"']);
+            out.extend_from_slice(column.name.as_bytes());
+            out.extend_from_slice(b"\":");
+            before = b',';
+            let place = || (column.name, meta);
+            match &column.kind {
+                Kind::List(list) => numbers(&mut out, batch, *list, row, place)?,
+                Kind::Scalar(cell) => value(&mut out, cell, meta, place)?,
+                Kind::Spans(find, fields) => structs(&mut out, find(meta), fields, place)?,
+                Kind::Calls(find, fields) => structs(&mut out, find(meta), fields, place)?,
+            }
+        }
+        out.extend_from_slice(b"}\n");
+    }
+    Ok(out)
+}
+
+fn numbers<'a>(
+    out: &mut Vec<u8>,
+    batch: &Batch,
+    list: List,
+    row: usize,
+    place: impl Fn() -> (&'static str, &'a RowMeta),
+) -> Result<()> {
+    fn slice<T>(lists: &Ragged<T>, row: usize) -> &[T] {
+        &lists.values[lists.ranges[row].clone()]
+    }
+    match list {
+        List::InputIds => integers(out, slice(&batch.input_ids, row)),
+        List::OutputIds => integers(out, slice(&batch.output_ids, row)),
+        List::LossMask => match &batch.loss_mask {
+            Some(mask) => array(out, slice(mask, row), |out, v| integer(out, i64::from(*v)))?,
+            None => out.extend_from_slice(b"null"),
+        },
+        List::LossWeights => match &batch.loss_weights {
+            Some(weights) => array(out, slice(weights, row), |out, v| float(out, *v, &place))?,
+            None => out.extend_from_slice(b"null"),
+        },
+        List::Labels => match &batch.labels {
+            Some(labels) => integers(out, slice(labels, row)),
+            None => out.extend_from_slice(b"null"),
+        },
+        List::OutputLogprobs => match &batch.output_logprobs {
+            Some((logprobs, present)) if present[row] => {
+                array(out, slice(logprobs, row), |out, v| float(out, *v, &place))?;
+            }
+            _ => out.extend_from_slice(b"null"),
+        },
+    }
+    Ok(())
+}
+
+fn structs<'a, T>(
+    out: &mut Vec<u8>,
+    items: Option<&[T]>,
+    fields: &[Field<T>],
+    place: impl Fn() -> (&'static str, &'a RowMeta),
+) -> Result<()> {
+    let Some(items) = items else {
+        out.extend_from_slice(b"null");
+        return Ok(());
+    };
+    array(out, items, |out, item| {
+        let mut before = b'{';
+        for field in fields {
+            out.extend_from_slice(&[before, b'"']);
+            out.extend_from_slice(field.name.as_bytes());
+            out.extend_from_slice(b"\":");
+            before = b',';
+            value(out, &field.cell, item, &place)?;
+        }
+        out.push(b'}');
+        Ok(())
+    })
+}
+
+fn array<T>(out: &mut Vec<u8>, items: &[T], mut one: impl FnMut(&mut Vec<u8>, &T) -> Result<()>) -> Result<()> {
+    out.push(b'[');
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        one(out, item)?;
+    }
+    out.push(b']');
+    Ok(())
+}
+
+fn value<'a, T>(
+    out: &mut Vec<u8>,
+    cell: &Cell<T>,
+    item: &T,
+    place: impl Fn() -> (&'static str, &'a RowMeta),
+) -> Result<()> {
+    let written = match cell {
+        Cell::Text(get) => get(item).map(|text| json(out, text)),
+        Cell::Int32(get) => get(item).map(|v| integer(out, i64::from(v))),
+        Cell::Int64(get) => get(item).map(|v| integer(out, v)),
+        Cell::Float32(get) => get(item).map(|v| float(out, v, place)),
+        Cell::Hash(get) => get(item).map(|hash| {
+            out.push(b'"');
+            out.extend(hash.iter().flat_map(|b| [b >> 4, b & 15]).map(|nibble| b"0123456789abcdef"[nibble as usize]));
+            out.push(b'"');
+            Ok(())
+        }),
+    };
+    written.unwrap_or_else(|| {
+        out.extend_from_slice(b"null");
+        Ok(())
+    })
+}
+
+fn json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<()> {
+    serde_json::to_writer(out, value)
+        .map_err(|e| Error::check(format!("cannot write JSON: {e}"), "this is a bug in tito; please report it"))
+}
+
+/// The shortest text that reads back as the same float. JSON has no infinity and no NaN.
+fn float<'a>(out: &mut Vec<u8>, value: f32, place: impl Fn() -> (&'static str, &'a RowMeta)) -> Result<()> {
+    if value.is_finite() {
+        return json(out, &value);
+    }
+    let (column, meta) = place();
+    let at = Place::record(&meta.capture_file, meta.capture_record.unsigned_abs()).at_turn(meta.turn);
+    Err(Error::data(at, format!("{column} is {value}, which JSON cannot hold"), "write parquet instead"))
+}
+
+fn integers(out: &mut Vec<u8>, ids: &[i32]) {
+    out.push(b'[');
+    for (index, id) in ids.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        digits(out, i64::from(*id));
+    }
+    out.push(b']');
+}
+
+fn integer(out: &mut Vec<u8>, value: i64) -> Result<()> {
+    digits(out, value);
+    Ok(())
+}
+
+/// Two digits at a time, from the end.
+fn digits(out: &mut Vec<u8>, value: i64) {
+    let mut text = [0; 20];
+    let mut start = text.len();
+    let mut rest = value.unsigned_abs();
+    while rest >= 10 {
+        let two = (rest % 100) as u8;
+        rest /= 100;
+        start -= 2;
+        text[start] = b'0' + two / 10;
+        text[start + 1] = b'0' + two % 10;
+    }
+    if rest > 0 || start == text.len() {
+        start -= 1;
+        text[start] = b'0' + rest as u8;
+    }
+    if value < 0 {
+        start -= 1;
+        text[start] = b'-';
+    }
+    out.extend_from_slice(&text[start..]);
+}
+
+/// One file of JSON lines, under a temporary name until [`FinishedFile::commit`]. Dropped earlier it leaves nothing.
+pub struct FileWriter {
+    file: File,
+    staged: Staged,
+    rows: u64,
+    ids: u64,
+    bytes: u64,
+}
+
+impl FileWriter {
+    /// Opens a file that will be called `path`.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be written to.
+    pub fn create(path: &Path, _options: &WriteOptions) -> Result<Self> {
+        let (staged, file) = Staged::create(path)?;
+        Ok(Self { file, staged, rows: 0, ids: 0, bytes: 0 })
+    }
+
+    /// Appends the lines of the next batch.
+    ///
+    /// # Errors
+    /// `Io` when the system refuses to write, naming the final path.
+    pub fn append(&mut self, batch: &EncodedBatch) -> Result<()> {
+        let Body::Jsonl(text) = &batch.body else {
+            return Err(Error::check("pages cannot go into lines", "this is a bug in tito; please report it"));
+        };
+        self.file.write_all(text).map_err(self.staged.error("write"))?;
+        self.rows += batch.rows as u64;
+        self.ids += batch.ids as u64;
+        self.bytes += text.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Syncs the file.
+    ///
+    /// # Errors
+    /// `Io` when the system refuses, naming the final path.
+    pub fn finish(self) -> Result<FinishedFile> {
+        self.file.sync_all().map_err(self.staged.error("write"))?;
+        let Self { staged, rows, ids, bytes, .. } = self;
+        Ok(FinishedFile { staged, rows, ids, bytes, row_groups: 0 })
+    }
+}

@@ -1,0 +1,100 @@
+//! Files that get their name when they are finished, and leave nothing behind when they are not.
+
+use crate::error::{Error, Result};
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A file under a hidden temporary name beside its final one. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Staged {
+    temporary: PathBuf,
+    target: PathBuf,
+}
+
+impl Staged {
+    /// Opens a new file in the folder of `target`. The name is hidden and unique: `.NAME.tmp-PID-N`.
+    pub(super) fn create(target: &Path) -> Result<(Self, File)> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let Some(name) = target.file_name() else {
+            return Err(Error::usage(
+                format!("{} names no file", target.display()),
+                "give the name of a file to write",
+            ));
+        };
+        // A folder in the way would only be noticed by the rename, after all the work.
+        if target.is_dir() {
+            return Err(Error::usage(format!("{} is a folder", target.display()), "give the name of a file to write"));
+        }
+        // Cut, so that a long name does not become one that is too long.
+        let name: String = name.to_string_lossy().chars().take(40).collect();
+        loop {
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            let temporary = target.with_file_name(format!(".{name}.tmp-{}-{n}", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+                Ok(file) => {
+                    return Ok((Self { temporary, target: target.to_owned() }, file));
+                }
+                // Left by a killed process that had our id.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io("write", target.display().to_string())(e)),
+            }
+        }
+    }
+
+    /// The final path.
+    pub(super) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// An error of the operating system, about the final path.
+    pub(super) fn error(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error + use<> {
+        Error::io(action, self.target.display().to_string())
+    }
+
+    /// Gives the file its name, replacing what had it.
+    pub(super) fn commit(self) -> Result<()> {
+        fs::rename(&self.temporary, &self.target).map_err(self.error("rename"))?;
+        // The bytes were synced before. Some file systems cannot sync a folder, and the file is whole either way.
+        let folder = self.target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After a commit the temporary name is gone and this finds nothing.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// A file that is complete and on disk, but still without its name. Dropping it removes it.
+#[derive(Debug)]
+pub struct FinishedFile {
+    pub(super) staged: Staged,
+    /// Rows in it.
+    pub rows: u64,
+    /// Ids in `input_ids` and `output_ids`.
+    pub ids: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Row groups (0 for JSON lines).
+    pub row_groups: usize,
+}
+
+impl FinishedFile {
+    /// The name it will have.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.staged.target()
+    }
+
+    /// Gives it its name, atomically.
+    ///
+    /// # Errors
+    /// `Io` when the system refuses the rename.
+    pub fn commit(self) -> Result<()> {
+        self.staged.commit()
+    }
+}
