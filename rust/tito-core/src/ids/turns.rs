@@ -1,0 +1,161 @@
+//! The turns of a rendered prompt: where they start, thinking in earlier answers, the generation tail, dropping turns.
+//!
+//! A prompt is only ever cut at positions that its own ids show (turn starts, turn ends, think markers), never rendered
+//! anew. An assistant turn is closed when a turn end or another turn start stands behind it; the open one at the end
+//! is the generation tail, and only [`TurnRule::no_think_tail`] changes it.
+
+use super::profile::{Id, Profile};
+use super::think::{Finder, Found, Mark, Opened, ThinkCounts, ThinkRule, cut_into};
+use std::ops::Range;
+
+/// What a prompt ends in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// The generation tail with thinking on.
+    Think,
+    /// The generation tail with thinking off; also where the profile has the same tail for both.
+    NoThink,
+    /// Neither.
+    Other,
+}
+
+/// A profile, made ready for work on prompts. Make it once.
+#[derive(Debug, Clone)]
+pub struct TurnRule {
+    think: ThinkRule,
+    turn_start: Finder<()>,
+    assistant_start: Finder<()>,
+    boundary: Finder<()>,
+    /// Whether the marker alone says whose turn it is; else the id behind it does.
+    start_names_role: bool,
+    /// How thinking in earlier answers begins.
+    history: Opened,
+    tail_think: Vec<Id>,
+    tail_no_think: Option<Vec<Id>>,
+}
+
+impl TurnRule {
+    /// Makes a profile ready.
+    #[must_use]
+    pub fn new(profile: &Profile) -> Self {
+        let think = ThinkRule::new(profile);
+        let tail = profile.tail_no_think.as_deref().unwrap_or_default();
+        let first_mark = think.marks.all(tail).find(|hit| hit.kind != Mark::Tool);
+        let finder = |markers: &[_]| Finder::new(markers, profile.vocab_size);
+        Self {
+            turn_start: finder(&[(&profile.turn_start, ())]),
+            assistant_start: finder(&[(&profile.assistant_start, ())]),
+            boundary: finder(&[(&profile.turn_end, ()), (&profile.turn_start, ())]),
+            start_names_role: profile.turn_start.len() > 1,
+            // A template whose no-thinking tail is a lone closer writes one into earlier answers too.
+            history: if first_mark.is_some_and(|hit| hit.kind == Mark::Close) {
+                Opened::Pair
+            } else {
+                Opened::No
+            },
+            tail_think: profile.tail_think.clone(),
+            tail_no_think: profile.tail_no_think.clone(),
+            think,
+        }
+    }
+
+    /// The think rule of the same profile.
+    #[must_use]
+    pub fn think(&self) -> &ThinkRule {
+        &self.think
+    }
+
+    /// Where turns start, the generation tail included.
+    #[must_use]
+    pub fn turn_starts(&self, prompt: &[Id]) -> Vec<usize> {
+        self.turn_start.all(prompt).map(|hit| hit.start).collect()
+    }
+
+    /// What the closed assistant turns hold: from behind the header to the turn end or the next turn start.
+    pub fn assistant_turns(&self, prompt: &[Id]) -> impl Iterator<Item = Range<usize>> {
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let header = self.assistant_start.next(prompt, from)?;
+            let end = self.boundary.next(prompt, header.end)?.start;
+            from = end;
+            Some(header.end..end)
+        })
+    }
+
+    /// Strips every closed assistant turn; `None` when that changes nothing. The counts are of turns.
+    #[must_use]
+    pub fn strip_all(&self, prompt: &[Id]) -> (Option<Vec<Id>>, ThinkCounts) {
+        let (mut counts, mut found) = (ThinkCounts::default(), Found::default());
+        let (mut kept, mut from) = (Vec::new(), 0);
+        for turn in self.assistant_turns(prompt) {
+            self.think.find_into(&prompt[turn.clone()], self.history, &mut found);
+            counts.add(&found);
+            if !found.spans.is_empty() {
+                kept.reserve(prompt.len() - from);
+                kept.extend_from_slice(&prompt[from..turn.start]);
+                cut_into(&mut kept, &prompt[turn.clone()], &found.spans);
+                from = turn.end;
+            }
+        }
+        if from == 0 {
+            return (None, counts);
+        }
+        kept.extend_from_slice(&prompt[from..]);
+        (Some(kept), counts)
+    }
+
+    /// What the prompt ends in. The longer of two tails that both fit is the one meant.
+    #[must_use]
+    pub fn tail_of(&self, prompt: &[Id]) -> Tail {
+        let fits = |tail: &[Id]| !tail.is_empty() && prompt.ends_with(tail);
+        let think = fits(&self.tail_think);
+        match self.tail_no_think.as_deref() {
+            Some(tail) if fits(tail) && !(think && self.tail_think.len() > tail.len()) => Tail::NoThink,
+            _ if think => Tail::Think,
+            _ => Tail::Other,
+        }
+    }
+
+    /// The prompt with its tail rewritten to thinking off (as it is where it ends so already).
+    ///
+    /// `None` when the prompt ends in no known tail or the template cannot switch thinking off. Only the tail is
+    /// rewritten: a template that also marks the user's text says so nowhere in the profile.
+    #[must_use]
+    pub fn no_think_tail(&self, prompt: &[Id]) -> Option<Vec<Id>> {
+        let no_think = self.tail_no_think.as_deref()?;
+        match self.tail_of(prompt) {
+            Tail::NoThink => Some(prompt.to_vec()),
+            Tail::Think => Some([&prompt[..prompt.len() - self.tail_think.len()], no_think].concat()),
+            Tail::Other => None,
+        }
+    }
+
+    /// Which ids to drop so that at most `max_len` stay: whole turns, the oldest first, as few as will do.
+    ///
+    /// What stands before the first turn stays, and so do the last turn (the generation tail) and a system turn. A
+    /// profile does not name roles, but a system turn is the first and the only one of its role: the first turn stays
+    /// unless a later one opens alike. The range is empty when the prompt fits; `None` when it cannot be made to.
+    #[must_use]
+    pub fn trim_prompt(&self, prompt: &[Id], max_len: usize) -> Option<Range<usize>> {
+        let over = prompt.len().saturating_sub(max_len);
+        if over == 0 {
+            return Some(0..0);
+        }
+        let starts = self.turn_starts(prompt);
+        let (first, later) = starts.split_first()?;
+        let role = self.role(prompt, *first);
+        let from = if later.iter().any(|start| self.role(prompt, *start) == role) {
+            *first
+        } else {
+            *later.first()?
+        };
+        let to = later.iter().find(|start| **start >= from + over)?;
+        Some(from..*to)
+    }
+
+    /// The ids that say whose turn starts here.
+    fn role<'a>(&self, prompt: &'a [Id], start: usize) -> &'a [Id] {
+        let end = self.turn_start.at(prompt, start).map_or(start, |hit| hit.end);
+        &prompt[start..prompt.len().min(end + usize::from(!self.start_names_role))]
+    }
+}
