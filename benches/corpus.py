@@ -100,10 +100,11 @@ TOOLS = [
     }
 ]
 PROSE = (
-    "self return import from def class if else for in not None True False raise ValueError assert test config cache"
-    " path file name value data result index length tokens model request response message agent plan edit module function"
-    " the a of to and is that we should first then because error line object list dict str int bytes open read write"
-    " split merge branch commit patch feature update check run pytest core utils server client naïve café → 漢字 😀"
+    "self return import from def class if else for in not None True False raise ValueError assert test"
+    " config cache path file name value data result index length tokens model request response message"
+    " agent plan edit module function the a of to and is that we should first then because error line"
+    " object list dict str int bytes open read write split merge branch commit patch feature update check"
+    " run pytest core utils server client naïve café → 漢字 😀"
 )
 WORDS = PROSE.split()
 
