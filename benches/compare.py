@@ -214,8 +214,8 @@ def startup(command: str) -> str:
     """What the interpreter and the imports cost alone; nothing for a stand-in."""
     if "{dump}" in command:
         return ""
-    run = measure([*shlex.split(command), "--version"])
-    return f"tito --version: {run.cpu:.2f} CPU s, peak RSS {run.rss / 2**20:.0f} MiB\n"
+    run = measure([*shlex.split(command), "--help"])
+    return f"tito --help: {run.cpu:.2f} CPU s, peak RSS {run.rss / 2**20:.0f} MiB\n"
 
 
 def parser() -> argparse.ArgumentParser:
