@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod capture;
+pub mod convert;
 pub mod error;
 pub mod ids;
 pub mod json;

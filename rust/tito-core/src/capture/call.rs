@@ -5,10 +5,11 @@ use crate::ids::Id;
 use crate::json::{Cursor, Fault, IdFault, IdList, IdReader, Scalar};
 use crate::rows::Text;
 use chrono::{DateTime, NaiveDateTime};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Why a call gives no row. A closed list; the first reason in this order is the one that counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Skip {
     /// The last line of a file is cut off.
@@ -109,7 +110,7 @@ impl Skip {
 }
 
 /// Why the engine stopped, in the words of the format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Finish {
     /// The capture does not say.
     #[default]
@@ -136,7 +137,7 @@ impl Finish {
 }
 
 /// What is known of a rollout. Missing is missing: nothing is made up.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Who {
     /// Rollout.
     pub rollout_id: Option<Text>,
@@ -205,7 +206,7 @@ pub fn status(word: &str) -> &'static str {
 }
 
 /// Bad data in one call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bad {
     /// The reason.
     pub reason: Skip,
@@ -228,7 +229,7 @@ impl Bad {
 }
 
 /// One request to an engine and one choice of its reply.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Call {
     /// Range of the prompt in the arena; null when the capture has none.
     pub prompt: Option<Range<usize>>,
@@ -275,6 +276,8 @@ pub struct Piece {
     pub calls: Range<usize>,
     /// The record holds the whole rollout: nothing that comes later belongs to it.
     pub complete: bool,
+    /// The calls stand in their order and carry the turns that are known: none is made up.
+    pub numbered: bool,
     /// What separates rollouts of equal name: the folder of a one-file trajectory, else empty.
     pub scope: Text,
     /// File as the user named it.

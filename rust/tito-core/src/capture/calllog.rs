@@ -113,6 +113,7 @@ fn push(parsed: &mut Parsed<'_>, record: &Record<'_>, who: Who, call: &Call, res
         who,
         calls: start..parsed.calls.len(),
         complete,
+        numbered: false,
         scope: "".into(),
         file: record.origin.file.clone(),
         format: record.origin.format.name,

@@ -59,6 +59,7 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
         who,
         calls: start..parsed.calls.len(),
         complete: !place.document,
+        numbered: true,
         scope: if place.document { place.folder.clone() } else { "".into() },
         file: place.file.clone(),
         format: place.format.name,

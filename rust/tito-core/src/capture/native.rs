@@ -50,6 +50,7 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
         complete: who.rollout_id.is_none(),
         who,
         calls: start..start + 1,
+        numbered: false,
         scope: "".into(),
         file: record.origin.file.clone(),
         format: record.origin.format.name,

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::xxhash3_128;
 
 /// Text of a unit. Its ids fill one 8 MiB page, the size at which zstd sees most repeats.
 pub const UNIT_BYTES: usize = 8 << 20;
@@ -116,7 +116,7 @@ pub struct InputFile {
 /// Counts and hashes what passes.
 struct Hashing<R> {
     inner: R,
-    hash: Xxh3,
+    hash: xxhash3_128::Hasher,
     bytes: u64,
     progress: Arc<AtomicU64>,
 }
@@ -124,7 +124,7 @@ struct Hashing<R> {
 impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        self.hash.update(&buffer[..n]);
+        self.hash.write(&buffer[..n]);
         self.bytes += n as u64;
         self.progress.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
@@ -351,7 +351,8 @@ impl Sources {
                 Some(path) => Box::new(File::open(path).map_err(Error::io("read", &input.name))?),
                 None => Box::new(io::stdin()),
             };
-            let raw = Hashing { inner, hash: Xxh3::new(), bytes: 0, progress: Arc::clone(&self.progress) };
+            let raw =
+                Hashing { inner, hash: xxhash3_128::Hasher::new(), bytes: 0, progress: Arc::clone(&self.progress) };
             let mut opened = Opened::open(raw).map_err(Error::io("read", &input.name))?;
             let mut head = Buffer::default();
             let looks = match look(&mut head, opened.reader(), self.forced) {
@@ -407,7 +408,7 @@ impl Sources {
         } else {
             self.progress.fetch_add(input.bytes.saturating_sub(raw.bytes), Ordering::Relaxed);
         }
-        let hash = format!("xxh3-128:{:032x}", raw.hash.digest128());
+        let hash = format!("xxh3-128:{:032x}", raw.hash.finish_128());
         self.read.push(InputFile {
             file: input.name,
             bytes: if format.is_some() { raw.bytes } else { input.bytes },

@@ -1,0 +1,128 @@
+"""The native half of tito. Everything here releases the GIL while it works, and takes and gives arrays.
+
+Ids are int32 everywhere. A list of ids is accepted where an array is, and converted once.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal, final, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from tito.profile import Profile
+
+Ids = npt.NDArray[np.int32]
+Opened = Literal["yes", "pair", "no"]
+
+__version__: Final[str]
+
+class TitoError(Exception):
+    """Base of all errors. ``str(error)`` names the place; ``error.hint`` says what to do about it."""
+
+    hint: str
+
+class DataError(TitoError, ValueError):
+    """The data is bad, or a check over a whole run failed (exit code 1)."""
+
+class UsageError(TitoError, ValueError):
+    """An option or an argument is wrong (exit code 2)."""
+
+class WorldError(TitoError, OSError):
+    """The operating system refused: disk, permission, missing file (exit code 3)."""
+
+@final
+class Found:
+    """Where thinking is in one output.
+
+    ``spans`` is an int64 array of shape (n, 2): half-open, sorted, disjoint.
+    """
+
+    @property
+    def spans(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def absent(self) -> bool: ...
+    @property
+    def unterminated(self) -> bool: ...
+    @property
+    def odd(self) -> bool: ...
+    @property
+    def split_marker(self) -> bool: ...
+
+@final
+class ThinkRule:
+    """A profile made ready to search with; ``Profile`` makes and keeps its own."""
+
+    def __new__(cls, profile_json: str) -> ThinkRule: ...
+
+@final
+class Progress:
+    """How far a run is; safe to read from another thread while it runs."""
+
+    def __new__(cls) -> Progress: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    def cancel(self) -> None: ...
+
+def find_think(
+    ids: npt.ArrayLike,
+    /,
+    *,
+    prompt: npt.ArrayLike | None = None,
+    opened: bool | Opened | None = None,
+    profile: Profile | None = None,
+) -> Found: ...
+@overload
+def strip_think(
+    ids: npt.ArrayLike,
+    /,
+    *,
+    prompt: npt.ArrayLike | None = None,
+    opened: bool | Opened | None = None,
+    profile: Profile | None = None,
+) -> Ids: ...
+@overload
+def strip_think(
+    ids: npt.ArrayLike,
+    /,
+    *,
+    offsets: npt.ArrayLike,
+    opened: bool | Opened | None = None,
+    profile: Profile | None = None,
+) -> tuple[Ids, npt.NDArray[np.int64]]: ...
+def loss_mask(
+    input_ids: npt.ArrayLike, output_ids: npt.ArrayLike, loss_spans: npt.ArrayLike | None = None
+) -> npt.NDArray[np.int8]: ...
+def labels(
+    input_ids: npt.ArrayLike, output_ids: npt.ArrayLike, loss_spans: npt.ArrayLike | None = None
+) -> Ids: ...
+def expand_turns(
+    prompts: Sequence[Ids], outputs: Sequence[Ids], calls_json: str, options_json: str
+) -> tuple[list[tuple[Ids, Ids]], str, str]:
+    """Rows of one rollout: ids, metadata as a JSON list, counts as JSON. ``tito.expand_turns`` wraps it."""
+
+def convert(options_json: str, progress: Progress) -> str:
+    """Runs a conversion; gives its report as JSON. ``tito.convert`` wraps it."""
+
+def built_in_profile(name: str) -> str:
+    """JSON of a built-in profile."""
+
+def built_in_profiles() -> list[str]:
+    """Names of the built-in profiles."""
+
+def schema_json() -> str:
+    """The row schema, as JSON: columns with name, type, nullability, meaning."""
+
+def formats_json() -> str:
+    """The capture formats that are read, as JSON: name and a line about each."""
+
+def defaults_json() -> str:
+    """All options of ``convert`` with their defaults, as JSON."""
+
+def call_ids(path: str, record: int, from_format: str | None = None) -> list[dict[str, Any]]:
+    """The calls of one record of a capture file, for ``tito show``: keys ``prompt_ids``, ``output_ids``, ``turn``, ..."""

@@ -1,0 +1,444 @@
+//! Captures to rows: the pipeline.
+//!
+//! Input is cut into stretches that do not depend on the number of workers. Each worker takes a stretch, parses it
+//! ([`crate::capture`]), enters it in the ledger (in order), makes and encodes its rows, and appends them (in order).
+//! A rollout that one record holds whole goes straight through. From the first record that holds only a part of one,
+//! calls are spilled, and come back rollout by rollout when all input is read. Nothing gets its name before the end.
+
+mod build;
+mod identity;
+mod ledger;
+mod options;
+mod order;
+mod output;
+mod report;
+mod spill;
+
+pub use build::{Arena, Plan, Planned, Rollout, Sighted, batches, settle};
+pub use identity::Identities;
+pub use ledger::{arrange, hash_ids, sight};
+pub use options::{Column, GroupBy, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated, UpweightAs};
+pub use report::{Counts, Example, ThinkStates, Tokens, TurnCount};
+
+use crate::capture::{Lost, Parsed, Skip, Sources, Unit, parse};
+use crate::error::{Error, Place, Result};
+use crate::ids::weight::Copies;
+use crate::json::IdReader;
+use crate::rows::{EncodedBatch, Encoder};
+use ledger::Ledger;
+use order::{BreakOffOnPanic, Turnstile};
+use output::Output;
+use serde_json::{Value, json};
+use spill::{Returned, Sealed, Spill};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Ids of a stretch that comes back from the spill: one page of prompts.
+const STRETCH_IDS: usize = 2 << 20;
+
+/// How far a run is, for whoever watches, and the way to stop it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of input read.
+    pub bytes: Arc<AtomicU64>,
+    /// Bytes of input there are; 0 = not known.
+    pub total: AtomicU64,
+    /// Calls met.
+    pub calls: AtomicU64,
+    /// Rows appended.
+    pub rows: AtomicU64,
+    /// Set it, and the run stops at the next stretch.
+    pub cancelled: AtomicBool,
+}
+
+/// State that is touched in the order of the input.
+struct Shared<'p> {
+    plan: &'p Plan,
+    progress: &'p Progress,
+    ledger: Mutex<Ledger>,
+    spill: Mutex<Option<Spill>>,
+    copies: Mutex<Copies>,
+    counts: Mutex<Counts>,
+    output: Mutex<Output>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A worker that panicked takes the run down; until then the others may still look.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a conversion and gives its report. Without an output it only reads, checks and counts.
+///
+/// # Errors
+/// `Usage` for options, `Io` for files, `Data` and `Check` for what the captures hold. Nothing then stands under the
+/// output's name.
+pub fn convert(options: Options, progress: &Progress) -> Result<Value> {
+    let plan = Plan::new(options)?;
+    let options = &plan.options;
+    let output = Output::new(options)?;
+    let skip = options.output.as_deref().filter(|name| *name != "-").map(Path::new);
+    let sources = Sources::new(&options.inputs, options.from.as_deref(), skip, Arc::clone(&progress.bytes))?;
+    progress.total.store(sources.total_bytes(), Ordering::Relaxed);
+    let workers = match options.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        n => n,
+    };
+    let shared = Shared {
+        plan: &plan,
+        progress,
+        ledger: Mutex::default(),
+        spill: Mutex::new(None),
+        copies: Mutex::new(Copies::new(options.seed)),
+        counts: Mutex::default(),
+        output: Mutex::new(output),
+    };
+    let sources = Mutex::new(sources);
+    let gates = Gates::default();
+    on_threads(workers, &gates, || read_and_convert(&shared, &sources, &gates))?;
+    let spill = lock(&shared.spill).take();
+    if let Some(spill) = spill {
+        let sealed = Mutex::new(spill.seal()?);
+        let gates = Gates::default();
+        on_threads(workers, &gates, || convert_spilled(&shared, &sealed, &gates))?;
+    }
+    let Shared { ledger, counts, output, .. } = shared;
+    let inner = |poisoned: PoisonError<_>| poisoned.into_inner();
+    let mut counts = counts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    counts.repeated_ids = ledger.into_inner().unwrap_or_else(PoisonError::into_inner).repeated_ids;
+    let sources = sources.into_inner().unwrap_or_else(inner);
+    judge(&plan, &counts, &sources)?;
+    output.into_inner().unwrap_or_else(PoisonError::into_inner).finish(&plan, &counts, &sources)
+}
+
+/// The steps that happen in the order of the input.
+#[derive(Debug, Default)]
+struct Gates {
+    enter: Turnstile,
+    settle: Turnstile,
+    append: Turnstile,
+}
+
+/// Runs `work` on so many threads; the first error in the order of the input wins.
+fn on_threads(workers: usize, gates: &Gates, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
+    let guarded = || {
+        let turnstiles = [&gates.enter, &gates.settle, &gates.append];
+        let _guard = BreakOffOnPanic(&turnstiles);
+        let result = work();
+        if result.is_err() {
+            turnstiles.iter().for_each(|turnstile| turnstile.break_off());
+        }
+        result
+    };
+    if workers == 1 {
+        return guarded();
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(guarded)).collect();
+        let mut result = Ok(());
+        for thread in threads {
+            match thread.join() {
+                Ok(done) => result = result.and(done),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        result
+    })
+}
+
+/// One worker while input is read.
+fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates) -> Result<()> {
+    let mut encoder = Encoder::new(&shared.plan.options.write_options())?;
+    let mut unit = Unit::default();
+    let mut buffers = Arena { prompts: Vec::new(), outputs: Vec::new(), logprobs: Vec::new() };
+    loop {
+        if shared.progress.cancelled.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        let Some(next) = lock(sources).next_unit(unit)? else { return Ok(()) };
+        unit = next;
+        let mut parsed = Parsed {
+            prompts: IdReader::new(std::mem::take(&mut buffers.prompts)),
+            outputs: IdReader::new(std::mem::take(&mut buffers.outputs)),
+            ..Parsed::default()
+        };
+        parse(&unit, &mut parsed);
+        shared.progress.calls.fetch_add(parsed.calls.len() as u64, Ordering::Relaxed);
+        let mut counts = Counts::default();
+        count_lost(&parsed.lost, &mut counts);
+        let mut pieces = std::mem::take(&mut parsed.pieces);
+        let mut planned = Vec::new();
+        {
+            parsed.pieces = pieces;
+            let mut sighted = sight(&parsed, &shared.plan.identities);
+            let Some(entered) = gates.enter.pass(unit.number, || shared.enter(&parsed, &mut sighted)) else {
+                return Ok(());
+            };
+            let renamed = entered?;
+            pieces = std::mem::take(&mut parsed.pieces.clone());
+            for (piece, name) in pieces.iter_mut().zip(renamed.iter().flatten()) {
+                if name.is_some() {
+                    piece.who.rollout_id.clone_from(name);
+                }
+            }
+            if renamed.is_some() {
+                let mut rest = sighted.into_iter();
+                for piece in &pieces {
+                    let mut calls: Vec<_> = rest.by_ref().take(piece.calls.len()).collect();
+                    arrange(&mut calls, &parsed.prompts.values, piece.numbered, piece.who.rollout_id.is_some());
+                    let rollout = Rollout {
+                        who: &piece.who,
+                        calls,
+                        prompts: &parsed.prompts.values,
+                        outputs: &parsed.outputs.values,
+                        logprobs: &parsed.logprobs,
+                    };
+                    shared.plan.rows(&rollout, &mut planned, &mut counts);
+                }
+            }
+        }
+        let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };
+        match shared.emit(unit.number, gates, &mut encoder, planned, arena, counts)? {
+            Some(used) => buffers = used,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// One worker while the spill is read back.
+fn convert_spilled(shared: &Shared<'_>, sealed: &Mutex<Sealed>, gates: &Gates) -> Result<()> {
+    let mut encoder = Encoder::new(&shared.plan.options.write_options())?;
+    loop {
+        if shared.progress.cancelled.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        let mut parsed = Parsed::default();
+        let (number, rollouts) = {
+            let mut sealed = lock(sealed);
+            let Some((number, stretch)) = sealed.next_stretch(STRETCH_IDS) else { return Ok(()) };
+            (number, sealed.read(stretch, &mut parsed)?)
+        };
+        let mut counts = Counts::default();
+        let mut planned = Vec::new();
+        for Returned { who, calls } in &rollouts {
+            let numbered = calls.iter().any(|call| call.numbered);
+            let mut sighted: Vec<_> = calls
+                .iter()
+                .map(|returned| Sighted {
+                    call: &returned.call,
+                    file: &returned.file,
+                    format: returned.format,
+                    identity: returned.identity,
+                    hash: returned.hash,
+                    turn: returned.call.turn,
+                    retried: false,
+                    skip: returned.skip,
+                })
+                .collect();
+            arrange(&mut sighted, &parsed.prompts.values, numbered, who.rollout_id.is_some());
+            let rollout = Rollout {
+                who,
+                calls: sighted,
+                prompts: &parsed.prompts.values,
+                outputs: &parsed.outputs.values,
+                logprobs: &parsed.logprobs,
+            };
+            shared.plan.rows(&rollout, &mut planned, &mut counts);
+        }
+        let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };
+        if shared.emit(number, gates, &mut encoder, planned, arena, counts)?.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+impl Shared<'_> {
+    /// Enters a stretch in the ledger. None: its calls were spilled; else the new names of its pieces' rollouts.
+    fn enter(
+        &self,
+        parsed: &Parsed<'_>,
+        sighted: &mut [Sighted<'_>],
+    ) -> Result<Option<Vec<Option<crate::rows::Text>>>> {
+        let mut ledger = lock(&self.ledger);
+        let mut spill = lock(&self.spill);
+        let options = &self.plan.options;
+        let mut at = 0;
+        for piece in &parsed.pieces {
+            for call in &mut sighted[at..at + piece.calls.len()] {
+                ledger.call(piece, call);
+                ledger.identity(call, &self.plan.identities, options.group_by)?;
+                if let (Some(option), None, Some(prompt)) = (options.needs_profile(), call.identity, &call.call.prompt)
+                    && !prompt.is_empty()
+                {
+                    return Err(unknown_tokenizer(call, option, &parsed.prompts.values[prompt.clone()], options));
+                }
+            }
+            at += piece.calls.len();
+        }
+        if spill.is_none() && parsed.pieces.iter().any(|piece| !piece.complete) {
+            *spill = Some(Spill::new(&Output::folder(options)));
+        }
+        let Some(spill) = spill.as_mut() else {
+            return Ok(Some(parsed.pieces.iter().map(|piece| ledger.rollout(piece).1).collect()));
+        };
+        let mut at = 0;
+        for piece in &parsed.pieces {
+            let (number, renamed) = ledger.rollout(piece);
+            let mut piece = piece.clone();
+            piece.who.rollout_id = renamed.or(piece.who.rollout_id);
+            for call in &sighted[at..at + piece.calls.len()] {
+                spill.push(number, parsed, &piece, call)?;
+            }
+            at += piece.calls.len();
+        }
+        Ok(None)
+    }
+
+    /// Settles the rows of a stretch, encodes and appends them; gives the arena's memory back. None: broken off.
+    fn emit(
+        &self,
+        number: u64,
+        gates: &Gates,
+        encoder: &mut Encoder,
+        mut planned: Vec<Planned>,
+        arena: Arena,
+        mut counts: Counts,
+    ) -> Result<Option<Arena>> {
+        let settled = gates.settle.pass(number, || {
+            settle(self.plan, &mut planned, &mut lock(&self.copies), &mut counts);
+            lock(&self.counts).add(counts);
+            Ok::<_, Error>(())
+        });
+        if settled.is_none() {
+            return Ok(None);
+        }
+        let mut encoded: Vec<(Option<usize>, EncodedBatch)> = Vec::new();
+        let mut used = Arena { prompts: Vec::new(), outputs: Vec::new(), logprobs: Vec::new() };
+        if self.plan.options.output.is_some() {
+            batches(self.plan, planned, arena, |identity, batch| {
+                encoded.push((identity, encoder.encode(batch)?));
+                Ok(())
+            })?;
+        } else {
+            used = arena;
+        }
+        let appended = gates.append.pass(number, || {
+            let mut output = lock(&self.output);
+            for (identity, batch) in encoded {
+                self.progress.rows.fetch_add(batch.rows() as u64, Ordering::Relaxed);
+                output.append(&self.plan.identities, identity, batch)?;
+            }
+            Ok(())
+        });
+        match appended {
+            None => Ok(None),
+            Some(result) => result.map(|()| Some(used)),
+        }
+    }
+}
+
+fn count_lost(lost: &[Lost], counts: &mut Counts) {
+    for lost in lost {
+        counts.calls_seen += 1;
+        counts.skip(lost.bad.reason, 0, || {
+            let place = Place::record(&lost.file, lost.record);
+            Example {
+                place: lost.bad.position.map_or(place.clone(), |at| place.at(at)),
+                message: lost.bad.message.clone(),
+            }
+        });
+    }
+}
+
+fn unknown_tokenizer(call: &Sighted<'_>, option: &str, prompt: &[crate::ids::Id], options: &Options) -> Error {
+    let tail = &prompt[prompt.len().saturating_sub(6)..];
+    let place = Place::record(call.file, call.call.record).at_turn(call.call.turn);
+    match &options.profile {
+        Some(profile) => Error::data(
+            place,
+            format!(
+                "{option} needs a prompt that ends in an assistant turn of profile {}; this one ends in {tail:?}",
+                profile.name
+            ),
+            "give the profile of the tokenizer and template that made the captures",
+        ),
+        None => Error::data(
+            place,
+            format!("{option} must know the tokenizer, and no built-in profile fits a prompt that ends in {tail:?}"),
+            "name it with --profile TOKENIZER_DIR (or a file made by `tito profile`); --think keep needs none",
+        ),
+    }
+}
+
+/// Fails a run whose data is bad, whose rule fired nowhere or whose rows are not what was asked for.
+fn judge(plan: &Plan, counts: &Counts, sources: &Sources) -> Result<()> {
+    let options = &plan.options;
+    if counts.calls_seen == 0 {
+        let named = options.inputs.join(", ");
+        let files = sources.files().0.len();
+        return Err(Error::check(
+            format!("no captures in {named} ({files} files looked at)"),
+            "name files or folders that hold captures; `tito convert --help` lists the formats",
+        ));
+    }
+    let first = |reason: &Skip| counts.examples.get(reason).and_then(|list| list.first());
+    if counts.bad() > 0 && options.bad == OnBad::Error {
+        let of = |reason: &Skip| counts.skipped.get(reason).copied().unwrap_or(0);
+        let bad = Skip::ALL.iter().filter(|reason| reason.is_bad() && of(reason) > 0);
+        let names: Vec<_> = bad.clone().map(|reason| format!("{} {}", reason.name(), of(reason))).collect();
+        if let Some(example) = bad.clone().find_map(first) {
+            return Err(Error::data(
+                example.place.clone(),
+                format!("{} (bad calls: {})", example.message, names.join(", ")),
+                "mend the capture, or leave bad calls out, counted, with --bad skip",
+            ));
+        }
+    }
+    if options.overlong == Overlong::Error
+        && let (Some(n), Some(example)) = (counts.skipped.get(&Skip::Overlong), first(&Skip::Overlong))
+    {
+        return Err(Error::data(
+            example.place.clone(),
+            format!("{} (rows over the limit: {n})", example.message),
+            "raise --max-length, or choose --overlong drop or trim-prompt",
+        ));
+    }
+    let think = &counts.think;
+    if options.think != Think::Keep && think.stripped == 0 && think.history_stripped == 0 && think.markers > 0 {
+        return Err(Error::check(
+            format!(
+                "--think fired nowhere although think markers are there: {} of {} outputs hold one or start inside one \
+                 (unterminated {}, odd {})",
+                think.markers, think.seen, think.unterminated, think.odd
+            ),
+            "look at a few with `tito show`; if the profile is the wrong one name the right one with --profile",
+        ));
+    }
+    for (rule, hits) in plan.rules.iter().zip(&counts.rule_hits) {
+        if *hits == 0 {
+            return Err(Error::check(
+                format!("--upweight {:?} matches no row", rule.text),
+                "see the report's turns and names with `tito convert DUMP --dry-run`",
+            ));
+        }
+    }
+    if let Some(expected) = options.expect_rows.filter(|expected| *expected != counts.rows) {
+        return Err(Error::check(
+            format!("{} rows, {expected} were expected", counts.rows),
+            "the counts above say what was left out and why; nothing was written",
+        ));
+    }
+    if counts.rows == 0 && options.expect_rows.is_none() {
+        let names: Vec<_> = counts.skipped.iter().map(|(reason, n)| format!("{} {n}", reason.name())).collect();
+        return Err(Error::check(
+            format!("no row is left of {} calls (skipped: {})", counts.calls_seen, names.join(", ")),
+            "choose other policies, or --expect-rows 0 if that is right",
+        ));
+    }
+    Ok(())
+}
+
+/// The report's head: what made it.
+fn versions() -> Value {
+    json!({"tito": env!("CARGO_PKG_VERSION"), "schema": 1})
+}

@@ -1,0 +1,263 @@
+//! What a run is asked to do. Names and defaults are those of the command line; unknown names are refused.
+
+use crate::error::{Error, Result};
+use crate::ids::Profile;
+use crate::rows::{Format, OptionalColumns, WriteOptions};
+use serde::{Deserialize, Serialize};
+
+macro_rules! policy {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+    };
+}
+
+policy! {
+    /// What becomes of thinking.
+    Think {
+        /// Stays.
+        #[default]
+        Keep,
+        /// Cut from outputs.
+        Strip,
+        /// Cut from outputs and from earlier assistant turns in prompts.
+        StripAll,
+        /// Stays, without loss.
+        Mask,
+    }
+}
+policy! {
+    /// What becomes of the generation prompt's end.
+    Tail {
+        /// Stays as captured.
+        #[default]
+        Captured,
+        /// Rewritten to the profile's no-thinking tail.
+        NoThink,
+    }
+}
+policy! {
+    /// What a row is.
+    Rows {
+        /// One call.
+        #[default]
+        Turn,
+    }
+}
+policy! {
+    /// How weights are stated.
+    UpweightAs {
+        /// In the `weight` column.
+        #[default]
+        Weight,
+        /// As copies of rows.
+        Copies,
+    }
+}
+policy! {
+    /// What becomes of an output that does not end in a stop id.
+    Truncated {
+        /// Left out, counted.
+        #[default]
+        Drop,
+        /// Stays, without loss.
+        Mask,
+        /// Stays.
+        Keep,
+    }
+}
+policy! {
+    /// What becomes of an output that never closes thinking.
+    Unterminated {
+        /// Left out, counted.
+        #[default]
+        Drop,
+        /// Stays as it is.
+        Keep,
+    }
+}
+policy! {
+    /// What becomes of a row over the length limit.
+    Overlong {
+        /// The run fails.
+        #[default]
+        Error,
+        /// Left out, counted.
+        Drop,
+        /// Oldest turns leave the prompt.
+        TrimPrompt,
+    }
+}
+policy! {
+    /// What becomes of bad data.
+    OnBad {
+        /// The run fails once all input is read, naming the first and counting all.
+        #[default]
+        Error,
+        /// Left out, counted.
+        Skip,
+    }
+}
+policy! {
+    /// Whether different tokenizers or templates may stand in one dump.
+    GroupBy {
+        /// No.
+        #[default]
+        None,
+        /// Yes, each gets its own file.
+        Identity,
+    }
+}
+policy! {
+    /// A column on request.
+    Column {
+        /// 0 or 1 for each id of the row.
+        #[default]
+        LossMask,
+        /// The weight of each id.
+        LossWeights,
+        /// The ids, -100 where there is no loss.
+        Labels,
+        /// Logprobs of the output ids.
+        OutputLogprobs,
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Files, folders, globs, `-`.
+    pub inputs: Vec<String>,
+    /// Where rows go; `-` is standard output (JSON lines), none reads and counts only.
+    pub output: Option<String>,
+    /// Format of all input.
+    pub from: Option<String>,
+    /// Thinking.
+    pub think: Think,
+    /// Generation prompt's end.
+    pub tail: Tail,
+    /// Rows.
+    pub rows: Rows,
+    /// Weight rules.
+    pub upweight: Vec<String>,
+    /// How weights are stated.
+    pub upweight_as: UpweightAs,
+    /// Seed of the copies policy.
+    pub seed: u64,
+    /// Truncated outputs.
+    pub truncated: Truncated,
+    /// Unterminated thinking.
+    pub unterminated: Unterminated,
+    /// Most ids of a row.
+    pub max_length: Option<usize>,
+    /// Rows over that.
+    pub overlong: Overlong,
+    /// Profile; none = found among the built-in ones.
+    pub profile: Option<Profile>,
+    /// Kinds of calls that give rows.
+    pub kind: Vec<String>,
+    /// Bad data.
+    pub bad: OnBad,
+    /// Different tokenizers.
+    pub group_by: GroupBy,
+    /// Threads; 0 = all cores.
+    pub workers: usize,
+    /// The number of rows there must be.
+    pub expect_rows: Option<u64>,
+    /// JSON lines instead of parquet.
+    pub jsonl: bool,
+    /// Columns on request.
+    pub columns: Vec<Column>,
+    /// Size after which the next file begins.
+    pub shard_bytes: Option<u64>,
+    /// Level of zstd.
+    pub level: i32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            inputs: Vec::new(),
+            output: None,
+            from: None,
+            think: Think::Keep,
+            tail: Tail::Captured,
+            rows: Rows::Turn,
+            upweight: Vec::new(),
+            upweight_as: UpweightAs::Weight,
+            seed: 0,
+            truncated: Truncated::Drop,
+            unterminated: Unterminated::Drop,
+            max_length: None,
+            overlong: Overlong::Error,
+            profile: None,
+            kind: vec!["solver".to_owned(), "summariser".to_owned()],
+            bad: OnBad::Error,
+            group_by: GroupBy::None,
+            workers: 0,
+            expect_rows: None,
+            jsonl: false,
+            columns: Vec::new(),
+            shard_bytes: None,
+            level: 3,
+        }
+    }
+}
+
+impl Options {
+    /// Reads options from JSON.
+    ///
+    /// # Errors
+    /// `Usage` for an unknown name or value.
+    pub fn from_json(text: &str) -> Result<Self> {
+        serde_json::from_str(text)
+            .map_err(|e| Error::usage(format!("options: {e}"), "see `tito convert --help` for names and values"))
+    }
+
+    /// Whether some policy must know the tokenizer.
+    #[must_use]
+    pub fn needs_profile(&self) -> Option<&'static str> {
+        if self.think != Think::Keep {
+            Some("--think")
+        } else if self.tail != Tail::Captured {
+            Some("--tail")
+        } else if self.max_length.is_some() && self.overlong == Overlong::TrimPrompt {
+            Some("--overlong trim-prompt")
+        } else {
+            None
+        }
+    }
+
+    /// How files are written.
+    #[must_use]
+    pub fn write_options(&self) -> WriteOptions {
+        let has = |column| self.columns.contains(&column);
+        WriteOptions {
+            format: if self.jsonl { Format::Jsonl } else { Format::Parquet },
+            optional: OptionalColumns {
+                loss_mask: has(Column::LossMask),
+                loss_weights: has(Column::LossWeights),
+                labels: has(Column::Labels),
+                output_logprobs: has(Column::OutputLogprobs),
+            },
+            level: self.level,
+            shard_bytes: self.shard_bytes,
+            ..WriteOptions::default()
+        }
+    }
+
+    /// The policies in force: what is stored in the file. What says where things are or how fast is not among them, so
+    /// that the same rows are the same bytes.
+    #[must_use]
+    pub fn policies(&self) -> serde_json::Value {
+        serde_json::json!({
+            "think": self.think, "tail": self.tail, "rows": self.rows, "upweight": self.upweight,
+            "upweight_as": self.upweight_as, "seed": self.seed, "truncated": self.truncated,
+            "unterminated": self.unterminated, "max_length": self.max_length, "overlong": self.overlong,
+            "kind": self.kind, "bad": self.bad, "group_by": self.group_by, "columns": self.columns,
+        })
+    }
+}

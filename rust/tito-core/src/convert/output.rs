@@ -1,0 +1,182 @@
+//! Where rows go: one file (or set of shards) an identity, named only at the end, with a manifest beside it.
+
+use super::identity::Identities;
+use super::options::Options;
+use super::report::{Counts, inputs_json};
+use super::{Plan, versions};
+use crate::capture::Sources;
+use crate::error::{Error, Result};
+use crate::rows::{EncodedBatch, Sink, WriteOptions};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// See the module.
+pub(super) struct Output {
+    path: Option<PathBuf>,
+    to_stdout: bool,
+    by_identity: bool,
+    options: WriteOptions,
+    sinks: Vec<(Option<usize>, Sink)>,
+}
+
+impl Output {
+    /// Checks early that the output can be written: a run of an hour must not end in a typing error.
+    pub(super) fn new(options: &Options) -> Result<Self> {
+        let to_stdout = options.output.as_deref() == Some("-");
+        if to_stdout && !options.jsonl {
+            return Err(Error::usage("parquet cannot go to standard output", "write to a file, or add --jsonl"));
+        }
+        let path = options.output.as_ref().filter(|_| !to_stdout).map(PathBuf::from);
+        if let Some(path) = &path {
+            if path.is_dir() {
+                return Err(Error::usage(
+                    format!("{} is a folder", path.display()),
+                    "name the file to write, like rows.parquet",
+                ));
+            }
+            tempfile::tempfile_in(Self::folder(options)).map_err(Error::io("write", path.to_string_lossy()))?;
+        }
+        Ok(Self {
+            path,
+            to_stdout,
+            by_identity: options.group_by == super::GroupBy::Identity,
+            options: options.write_options(),
+            sinks: Vec::new(),
+        })
+    }
+
+    /// The folder of the output, where the spill goes too: what is large enough for the one should be for the other.
+    pub(super) fn folder(options: &Options) -> PathBuf {
+        match options.output.as_deref() {
+            None | Some("-") => std::env::temp_dir(),
+            Some(name) => match Path::new(name).parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+                _ => PathBuf::from("."),
+            },
+        }
+    }
+
+    pub(super) fn append(
+        &mut self,
+        identities: &Identities,
+        identity: Option<usize>,
+        batch: EncodedBatch,
+    ) -> Result<()> {
+        if self.to_stdout {
+            let text = batch.lines().unwrap_or_default();
+            return io::stdout().lock().write_all(text).map_err(Error::io("write", "-"));
+        }
+        let Some(path) = &self.path else { return Ok(()) };
+        let identity = identity.filter(|_| self.by_identity);
+        let at = match self.sinks.iter().position(|(known, _)| *known == identity) {
+            Some(at) => at,
+            None => {
+                let name = self.by_identity.then(|| identities.name(identity));
+                self.sinks.push((identity, Sink::create(&named(path, name), &self.options)?));
+                self.sinks.len() - 1
+            }
+        };
+        self.sinks[at].1.append(batch)
+    }
+
+    /// Writes metadata, names the files, writes the manifest, and gives the report.
+    pub(super) fn finish(self, plan: &Plan, counts: &Counts, sources: &Sources) -> Result<Value> {
+        let options = &plan.options;
+        let counted = counts.to_json(&options.upweight);
+        let (files, repeated) = sources.files();
+        let passed_over: Vec<_> = files.iter().filter(|f| f.format.is_none()).map(|f| &f.file).collect();
+        let mut report = json!({
+            "versions": versions(),
+            "policies": options.policies(),
+            "counts": counted,
+            "inputs": inputs_json(files),
+            "passed_over": {"files": passed_over.len(), "first": passed_over.iter().take(3).collect::<Vec<_>>()},
+            "inputs_repeated": repeated,
+            "outputs": [],
+        });
+        report["profiles"] = profiles(plan, counts);
+        let mut finished = Vec::new();
+        for (identity, sink) in self.sinks {
+            let profile = identity.or_else(|| single(plan, counts));
+            let key_values = key_values(plan, profile, &counted);
+            finished.push(sink.finish(&key_values)?);
+        }
+        let mut outputs = Vec::new();
+        for set in &finished {
+            for file in set.files() {
+                outputs.push(json!({
+                    "file": file.path().to_string_lossy(), "rows": file.rows, "ids": file.ids, "bytes": file.bytes,
+                    "row_groups": file.row_groups,
+                }));
+            }
+        }
+        report["outputs"] = Value::Array(outputs);
+        for set in finished {
+            set.commit()?;
+        }
+        if let Some(path) = &self.path {
+            let manifest = path.with_extension("manifest.json");
+            write_whole(&manifest, &format!("{report:#}\n"))?;
+            report["manifest"] = json!(manifest.to_string_lossy());
+        }
+        Ok(report)
+    }
+}
+
+/// The identity that all rows have.
+fn single(plan: &Plan, counts: &Counts) -> Option<usize> {
+    let mut names = counts.identities.keys();
+    match (names.next(), names.next()) {
+        (Some(name), None) => plan.identities.index_of(name),
+        _ => None,
+    }
+}
+
+fn profiles(plan: &Plan, counts: &Counts) -> Value {
+    let known = counts.identities.keys().filter_map(|name| plan.identities.index_of(name));
+    known.map(|index| json!(plan.identities.get(index).profile)).collect()
+}
+
+/// The file's own account of itself.
+fn key_values(plan: &Plan, profile: Option<usize>, counted: &Value) -> Vec<(String, String)> {
+    let profile = profile.map(|index| &plan.identities.get(index).profile);
+    let text = |value: &Value| value.to_string();
+    let mut pairs = vec![
+        ("tito.schema_version", "1".to_owned()),
+        ("tito.rows", "turn".to_owned()),
+        ("tito.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("tito.policies", text(&plan.options.policies())),
+        ("tito.counts", text(counted)),
+    ];
+    if let Some(profile) = profile {
+        pairs.push(("tito.profile", profile.name.clone()));
+        pairs.push(("tito.profile_json", profile.to_json()));
+        pairs.push(("tito.tokenizer_hash", profile.tokenizer_hash.clone()));
+        pairs.push(("tito.template_hash", profile.template_hash.clone()));
+    }
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// `rows.parquet` becomes `rows.qwen3.parquet`.
+fn named(path: &Path, identity: Option<&str>) -> PathBuf {
+    let Some(identity) = identity else { return path.to_owned() };
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
+    path.with_file_name(format!("{stem}.{identity}{extension}"))
+}
+
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let name = || path.to_string_lossy().into_owned();
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("write", name()))?;
+    file.write_all(text.as_bytes()).map_err(Error::io("write", name()))?;
+    let file = file.persist(path).map_err(|e| Error::io("rename", name())(e.error))?;
+    // The system's own default for new files; a temporary one is for its owner alone.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.set_permissions(mode).map_err(Error::io("write", name()))?;
+    file.sync_all().map_err(Error::io("write", name()))?;
+    let _ = fs::File::open(folder).and_then(|folder| folder.sync_all());
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! What a run counted. Everything here is summed in the order of the input, so that it is the same for any number of
+//! workers; it becomes the report on the screen, `--json`, the manifest and the file's metadata.
+
+use crate::capture::{InputFile, Skip};
+use crate::error::Place;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// How many places a reason keeps as examples.
+const EXAMPLES: usize = 3;
+/// Turns behind this one are counted together.
+const LAST_TURN: i32 = 99;
+
+/// What happened to sampled ids: they add up (law of conservation).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Tokens {
+    /// Ids of all outputs that could be read.
+    pub sampled: u64,
+    /// With loss.
+    pub trained: u64,
+    /// Cut as thinking.
+    pub think_cut: u64,
+    /// Without loss as thinking.
+    pub think_masked: u64,
+    /// Without loss as truncated.
+    pub truncated_masked: u64,
+    /// In outputs that gave no row.
+    pub skipped: u64,
+    /// Ids of the rows' prompts.
+    pub prompt: u64,
+    /// Ids inside think spans of the outputs used, whatever the policy did with them (0 without a profile).
+    pub thinking: u64,
+}
+
+impl Tokens {
+    /// Adds another sum.
+    pub fn add(&mut self, other: &Self) {
+        self.sampled += other.sampled;
+        self.trained += other.trained;
+        self.think_cut += other.think_cut;
+        self.think_masked += other.think_masked;
+        self.truncated_masked += other.truncated_masked;
+        self.skipped += other.skipped;
+        self.prompt += other.prompt;
+        self.thinking += other.thinking;
+    }
+}
+
+/// Think states of the outputs that a policy looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ThinkStates {
+    /// Outputs looked at.
+    pub seen: u64,
+    /// With something to cut or mask.
+    pub stripped: u64,
+    /// Without a marker.
+    pub absent: u64,
+    /// Never closed.
+    pub unterminated: u64,
+    /// With a marker that no rule explains.
+    pub odd: u64,
+    /// Markers matched as several ids.
+    pub split_marker: u64,
+    /// Prompts that end in an open think tail whose thinking was cut.
+    pub open_think_tail: u64,
+    /// Earlier turns cut in prompts.
+    pub history_stripped: u64,
+    /// Prompts whose tail is neither of the profile's.
+    pub tail_unknown: u64,
+    /// Outputs or open prompt tails with a marker.
+    pub markers: u64,
+}
+
+/// Rows of one turn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct TurnCount {
+    /// Rows, copies included.
+    pub rows: u64,
+    /// Sum of the rows' weights.
+    pub weight: f64,
+    /// Sum over rows of weight times trained ids.
+    pub weighted_ids: f64,
+}
+
+/// An example of a skip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// Where.
+    pub place: Place,
+    /// What was seen.
+    pub message: String,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Records and calls met.
+    pub calls_seen: u64,
+    /// Calls that gave rows.
+    pub calls_used: u64,
+    /// Rollouts.
+    pub rollouts: u64,
+    /// Rows written.
+    pub rows: u64,
+    /// Of them copies.
+    pub copies: u64,
+    /// Sum of the rows' weights.
+    pub weight: f64,
+    /// By reason.
+    pub skipped: BTreeMap<Skip, u64>,
+    /// By reason.
+    pub examples: BTreeMap<Skip, Vec<Example>>,
+    /// Sampled ids.
+    pub tokens: Tokens,
+    /// Think states.
+    pub think: ThinkStates,
+    /// By turn; -1 = the capture does not say.
+    pub turns: BTreeMap<i32, TurnCount>,
+    /// Length of each row (copies once).
+    pub lengths: Vec<u32>,
+    /// Truncation was told by the last id, or by the finish word where no profile is known.
+    pub judged_by_id: u64,
+    /// See above.
+    pub judged_by_finish: u64,
+    /// Rows whose prompt is not what the engine saw.
+    pub prompts_changed: u64,
+    /// Calls whose ids are those of another call.
+    pub repeated_ids: u64,
+    /// Rows by identity.
+    pub identities: BTreeMap<String, u64>,
+    /// Rows each weight rule was about.
+    pub rule_hits: Vec<u64>,
+}
+
+impl Counts {
+    /// Counts a skipped call, and keeps its place if it is among the first of its reason.
+    pub fn skip(&mut self, reason: Skip, sampled: u64, example: impl FnOnce() -> Example) {
+        *self.skipped.entry(reason).or_default() += 1;
+        self.tokens.sampled += sampled;
+        self.tokens.skipped += sampled;
+        let examples = self.examples.entry(reason).or_default();
+        if examples.len() < EXAMPLES {
+            examples.push(example());
+        }
+    }
+
+    /// Counts a row.
+    pub fn row(&mut self, turn: Option<i32>, weight: f32, trained: u64) {
+        let slot = self.turns.entry(turn.map_or(-1, |t| t.min(LAST_TURN))).or_default();
+        slot.rows += 1;
+        slot.weight += f64::from(weight);
+        slot.weighted_ids += f64::from(weight) * trained as f64;
+        self.rows += 1;
+        self.weight += f64::from(weight);
+    }
+
+    /// Adds what the next stretch of input counted.
+    pub fn add(&mut self, other: Self) {
+        self.calls_seen += other.calls_seen;
+        self.calls_used += other.calls_used;
+        self.rollouts += other.rollouts;
+        self.rows += other.rows;
+        self.copies += other.copies;
+        self.weight += other.weight;
+        for (reason, n) in other.skipped {
+            *self.skipped.entry(reason).or_default() += n;
+        }
+        for (reason, more) in other.examples {
+            let examples = self.examples.entry(reason).or_default();
+            examples.extend(more);
+            examples.truncate(EXAMPLES);
+        }
+        self.tokens.add(&other.tokens);
+        let (t, o) = (&mut self.think, other.think);
+        t.seen += o.seen;
+        t.stripped += o.stripped;
+        t.absent += o.absent;
+        t.unterminated += o.unterminated;
+        t.odd += o.odd;
+        t.split_marker += o.split_marker;
+        t.open_think_tail += o.open_think_tail;
+        t.history_stripped += o.history_stripped;
+        t.tail_unknown += o.tail_unknown;
+        t.markers += o.markers;
+        for (turn, n) in other.turns {
+            let slot = self.turns.entry(turn).or_default();
+            slot.rows += n.rows;
+            slot.weight += n.weight;
+            slot.weighted_ids += n.weighted_ids;
+        }
+        self.lengths.extend(other.lengths);
+        self.judged_by_id += other.judged_by_id;
+        self.judged_by_finish += other.judged_by_finish;
+        self.prompts_changed += other.prompts_changed;
+        self.repeated_ids += other.repeated_ids;
+        for (name, n) in other.identities {
+            *self.identities.entry(name).or_default() += n;
+        }
+        self.rule_hits.resize(self.rule_hits.len().max(other.rule_hits.len()), 0);
+        for (sum, n) in self.rule_hits.iter_mut().zip(other.rule_hits) {
+            *sum += n;
+        }
+    }
+
+    /// Calls that were left out because their data is bad.
+    #[must_use]
+    pub fn bad(&self) -> u64 {
+        self.skipped.iter().filter(|(reason, _)| reason.is_bad()).map(|(_, n)| n).sum()
+    }
+
+    /// The counts as JSON; stored in the file and the manifest.
+    #[must_use]
+    pub fn to_json(&self, rules: &[String]) -> Value {
+        let skipped: serde_json::Map<_, _> =
+            self.skipped.iter().map(|(reason, n)| (reason.name().to_owned(), json!(n))).collect();
+        let examples: serde_json::Map<_, _> = self
+            .examples
+            .iter()
+            .map(|(reason, list)| {
+                let list: Vec<_> = list.iter().map(|e| format!("{}: {}", e.place, e.message)).collect();
+                (reason.name().to_owned(), json!(list))
+            })
+            .collect();
+        let turns: Vec<_> = self
+            .turns
+            .iter()
+            .map(|(turn, n)| {
+                let turn = (*turn >= 0).then_some(*turn);
+                json!({"turn": turn, "rows": n.rows, "weight": n.weight, "weighted_ids": n.weighted_ids})
+            })
+            .collect();
+        let hits: Vec<_> = rules.iter().zip(&self.rule_hits).map(|(r, n)| json!({"rule": r, "rows": n})).collect();
+        json!({
+            "calls_seen": self.calls_seen, "calls_used": self.calls_used, "rollouts": self.rollouts,
+            "rows": self.rows, "copies": self.copies, "weight": self.weight,
+            "skipped": skipped, "examples": examples, "tokens": self.tokens, "think": self.think, "turns": turns,
+            "lengths": self.length_percentiles(),
+            "truncation_judged": {"by_last_id": self.judged_by_id, "by_finish": self.judged_by_finish},
+            "prompts_changed": self.prompts_changed, "repeated_ids": self.repeated_ids,
+            "identities": self.identities, "upweight": hits,
+        })
+    }
+
+    fn length_percentiles(&self) -> Value {
+        let mut lengths = self.lengths.clone();
+        lengths.sort_unstable();
+        let at = |share: f64| {
+            let rank = (share * lengths.len() as f64).ceil() as usize;
+            lengths.get(rank.saturating_sub(1))
+        };
+        json!({"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": lengths.last()})
+    }
+}
+
+/// The files that were read, as JSON.
+#[must_use]
+pub fn inputs_json(files: &[InputFile]) -> Value {
+    files
+        .iter()
+        .filter(|file| file.format.is_some())
+        .map(|file| json!({"file": file.file, "bytes": file.bytes, "hash": file.hash, "format": file.format}))
+        .collect()
+}

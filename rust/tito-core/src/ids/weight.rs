@@ -1,0 +1,203 @@
+//! Which rows weigh more: `SELECTOR:WEIGHT`, split at the last colon.
+//!
+//! Selectors are turns (`3`, `0-2` inclusive, `first`, `last`) or `key=value`; rules that match the same row multiply.
+//! The copies policy states the same weights as whole numbers of copies, drawn systematically so that the sum stays.
+
+use crate::error::{Error, Result};
+
+/// What a selector may ask of a row, besides its turn.
+pub const KEYS: [&str; 7] = ["agent", "kind", "task", "pair", "rollout", "status", "attempt"];
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// As it was written.
+    pub text: String,
+    selector: Selector,
+    weight: f32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Selector {
+    Turns(i32, i32),
+    First,
+    Last,
+    Key(usize, String),
+}
+
+/// What a row shows to the selectors.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Facts<'a> {
+    /// Turn of the row.
+    pub turn: Option<i32>,
+    /// First turn of its rollout.
+    pub first_turn: Option<i32>,
+    /// Last turn of its rollout, whether or not that turn gave a row.
+    pub last_turn: Option<i32>,
+    /// Values of [`KEYS`].
+    pub values: [Option<&'a str>; 7],
+}
+
+impl Rule {
+    /// Reads a rule.
+    ///
+    /// # Errors
+    /// `Usage`, naming what is wrong.
+    pub fn parse(text: &str) -> Result<Self> {
+        let wrong = |what: String| {
+            Error::usage(
+                format!("--upweight {text:?}: {what}"),
+                format!("a rule is SELECTOR:WEIGHT, like 0-2:12, last:3 or agent=agent1:2 (keys: {})", KEYS.join(", ")),
+            )
+        };
+        let (selector, weight) = text.rsplit_once(':').ok_or_else(|| wrong("no colon".to_owned()))?;
+        let weight: f32 = match weight.trim().parse() {
+            Ok(weight) if f32::is_finite(weight) && weight >= 0.0 => weight,
+            _ => return Err(wrong(format!("{weight:?} is no weight (a finite number, 0 or more)"))),
+        };
+        let turn = |part: &str| {
+            part.parse::<u32>()
+                .ok()
+                .and_then(|n| i32::try_from(n).ok())
+                .ok_or_else(|| wrong(format!("{part:?} is no turn")))
+        };
+        let selector = match selector.trim() {
+            "first" => Selector::First,
+            "last" => Selector::Last,
+            named if named.contains('=') => {
+                let (key, value) = named.split_once('=').unwrap_or_default();
+                let key =
+                    KEYS.iter().position(|known| *known == key).ok_or_else(|| wrong(format!("unknown key {key:?}")))?;
+                Selector::Key(key, value.to_owned())
+            }
+            turns => match turns.split_once('-') {
+                Some((from, to)) => {
+                    let (from, to) = (turn(from)?, turn(to)?);
+                    if from > to {
+                        return Err(wrong(format!("turns {from}-{to} run backwards")));
+                    }
+                    Selector::Turns(from, to)
+                }
+                None => Selector::Turns(turn(turns)?, turn(turns)?),
+            },
+        };
+        Ok(Self { text: text.to_owned(), selector, weight })
+    }
+
+    /// Whether the rule is about this row.
+    #[must_use]
+    pub fn matches(&self, facts: &Facts<'_>) -> bool {
+        match &self.selector {
+            Selector::Turns(from, to) => facts.turn.is_some_and(|turn| (*from..=*to).contains(&turn)),
+            Selector::First => facts.turn.is_some() && facts.turn == facts.first_turn,
+            Selector::Last => facts.turn.is_some() && facts.turn == facts.last_turn,
+            Selector::Key(key, value) => facts.values[*key] == Some(value),
+        }
+    }
+}
+
+/// The row's weight; `hits` counts for each rule the rows it was about.
+#[must_use]
+pub fn weigh(rules: &[Rule], facts: &Facts<'_>, hits: &mut [u64]) -> f32 {
+    let mut weight = 1.0;
+    for (rule, hits) in rules.iter().zip(hits) {
+        if rule.matches(facts) {
+            *hits += 1;
+            weight *= rule.weight;
+        }
+    }
+    weight
+}
+
+/// Turns weights into numbers of copies so that at any point the copies so far differ from the weights so far by less
+/// than one: a running sum is cut at whole numbers, shifted by a seeded offset.
+#[derive(Debug, Clone, Copy)]
+pub struct Copies {
+    sum: f64,
+    given: u64,
+}
+
+impl Copies {
+    /// Starts at an offset in [0, 1) made from the seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        // SplitMix64: neighbouring seeds give unrelated offsets.
+        let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        // Twenty bits, so that adding whole weights to it never rounds.
+        let offset = ((z ^ (z >> 31)) >> 44) as f64 / f64::from(1 << 20);
+        Self { sum: offset, given: 0 }
+    }
+
+    /// How many copies the next row gets.
+    pub fn draw(&mut self, weight: f32) -> u64 {
+        self.sum += f64::from(weight);
+        let until = self.sum.floor() as u64;
+        let copies = until.saturating_sub(self.given);
+        self.given = until;
+        copies
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(turn: i32) -> Facts<'static> {
+        Facts { turn: Some(turn), first_turn: Some(0), last_turn: Some(9), values: [Some("agent1"); 7] }
+    }
+
+    #[test]
+    fn rules_read_as_they_are_written() {
+        for (rule, turn, expected) in [
+            ("0-2:12", 2, 12.0),
+            ("0-2:12", 3, 1.0),
+            ("3:0.5", 3, 0.5),
+            ("first:2", 0, 2.0),
+            ("last:2", 9, 2.0),
+            ("agent=agent1:4", 5, 4.0),
+            ("task=a:b:4", 5, 1.0),
+        ] {
+            let rules = [Rule::parse(rule).unwrap()];
+            assert_eq!(weigh(&rules, &at(turn), &mut [0]), expected, "{rule}");
+        }
+        let both = [Rule::parse("0-2:3").unwrap(), Rule::parse("first:2").unwrap()];
+        assert_eq!(weigh(&both, &at(0), &mut [0, 0]), 6.0);
+    }
+
+    #[test]
+    fn wrong_rules_are_named() {
+        for (rule, what) in [
+            ("12", "--upweight \"12\": no colon"),
+            ("0-2:x", "--upweight \"0-2:x\": \"x\" is no weight (a finite number, 0 or more)"),
+            ("0:-1", "--upweight \"0:-1\": \"-1\" is no weight (a finite number, 0 or more)"),
+            ("0:NaN", "--upweight \"0:NaN\": \"NaN\" is no weight (a finite number, 0 or more)"),
+            ("2-0:3", "--upweight \"2-0:3\": turns 2-0 run backwards"),
+            ("tool=x:2", "--upweight \"tool=x:2\": unknown key \"tool\""),
+            ("x:2", "--upweight \"x:2\": \"x\" is no turn"),
+            ("-1:2", "--upweight \"-1:2\": \"\" is no turn"),
+        ] {
+            assert_eq!(Rule::parse(rule).unwrap_err().to_string(), what);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn copies_state_the_total_weight(weights in prop::collection::vec(0.0f32..20.0, 1..200), seed: u64) {
+            let mut copies = Copies::new(seed);
+            let drawn: u64 = weights.iter().map(|w| copies.draw(*w)).sum();
+            let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
+            prop_assert!((drawn as f64 - total).abs() < 1.0 + 1e-6, "{drawn} copies for {total}");
+        }
+
+        #[test]
+        fn whole_weights_are_exact_copies(weights in prop::collection::vec(0u8..20, 1..100), seed: u64) {
+            let mut copies = Copies::new(seed);
+            for weight in weights {
+                prop_assert_eq!(copies.draw(f32::from(weight)), u64::from(weight));
+            }
+        }
+    }
+}
