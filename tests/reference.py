@@ -207,14 +207,19 @@ def turn_starts(prompt, profile):
 
 
 def assistant_turns(prompt, profile):
-    """[start, end] of what each closed assistant turn holds: behind the header, up to a turn end or turn start."""
-    turns = []
-    for _, start in matches(prompt, profile["assistant_start"]):
+    """[start, end] of what each closed assistant turn holds: behind the header, up to a turn end or turn start.
+
+    The next header is looked for from there on.
+    """
+    turns, at = [], 0
+    while headers := matches(prompt[at:], profile["assistant_start"]):
+        start = at + headers[0][1]
         rest = prompt[start:]
-        ends = [at for at, _ in matches(rest, profile["turn_end"]) + matches(rest, profile["turn_start"])]
-        inside_an_earlier_turn = turns and start < turns[-1][1]
-        if ends and not inside_an_earlier_turn:
-            turns.append([start, start + min(ends)])
+        ends = matches(rest, profile["turn_end"]) + matches(rest, profile["turn_start"])
+        if not ends:
+            break
+        at = start + min(ends)[0]
+        turns.append([start, at])
     return turns
 
 
