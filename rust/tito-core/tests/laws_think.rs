@@ -153,7 +153,7 @@ proptest! {
         }
     }
 
-    /// Text is passed over in three ways (by a floor, by one to three first ids, by many), in blocks and one by one.
+    /// Text is passed over by a floor or by first ids, in blocks and one by one.
     #[test]
     fn every_way_over_text_finds_the_same(
         output in prop::collection::vec(prop_oneof![4 => Just(0), 1 => 1..IDS], 0..40),

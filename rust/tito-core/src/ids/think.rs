@@ -462,28 +462,34 @@ impl<K: Copy> Finder<K> {
 
     /// The first id that a marker may start with.
     fn candidate(&self, ids: &[Id]) -> Option<usize> {
-        match (self.floor, self.firsts.as_slice()) {
-            (Some(floor), _) => scan(ids, |id| id >= floor),
-            (None, []) => None,
-            (None, &[a]) => scan(ids, |id| id == a),
-            (None, &[a, b]) => scan(ids, |id| (id == a) | (id == b)),
-            (None, &[a, b, c]) => scan(ids, |id| (id == a) | (id == b) | (id == c)),
-            (None, firsts) => ids.iter().position(|id| firsts.contains(id)),
+        match self.floor {
+            Some(floor) => scan(ids, |block| any(block, |id| id >= floor), |id| id >= floor),
+            None => scan(
+                ids,
+                |block| self.firsts.iter().any(|&first| any(block, |id| id == first)),
+                |id| self.firsts.contains(&id),
+            ),
         }
     }
 }
 
-/// `position`, a block at a time: without an early exit inside the block the compiler makes it vector instructions.
+const BLOCK: usize = 64;
+
+/// Without an early exit inside the block the compiler makes vector instructions of this.
 #[inline]
-fn scan(ids: &[Id], wanted: impl Fn(Id) -> bool) -> Option<usize> {
-    const BLOCK: usize = 64;
+fn any(block: &[Id; BLOCK], wanted: impl Fn(Id) -> bool) -> bool {
+    block.iter().fold(0, |any, &id| any | Id::from(wanted(id))) != 0
+}
+
+/// `position`, a block at a time.
+#[inline]
+fn scan(ids: &[Id], holds: impl Fn(&[Id; BLOCK]) -> bool, wanted: impl Fn(Id) -> bool) -> Option<usize> {
     let (blocks, rest) = ids.as_chunks::<BLOCK>();
-    for (i, block) in blocks.iter().enumerate() {
-        if block.iter().fold(0, |any, &id| any | Id::from(wanted(id))) != 0 {
-            return block.iter().position(|&id| wanted(id)).map(|at| i * BLOCK + at);
-        }
+    match blocks.iter().position(holds) {
+        Some(i) => blocks[i].iter().position(|&id| wanted(id)).map(|at| i * BLOCK + at),
+        None => rest
+            .iter()
+            .position(|&id| wanted(id))
+            .map(|at| blocks.len() * BLOCK + at),
     }
-    rest.iter()
-        .position(|&id| wanted(id))
-        .map(|at| blocks.len() * BLOCK + at)
 }
