@@ -124,7 +124,7 @@ PROFILES = {
             tail_no_think=[1, 3, 11, 14, 10, 16, 10],
         ),
         # No tokenizer is like these two: everything overlaps, so that nearly every cut joins something.
-        profile("joins", 6, think_open=[[1, 2]], think_close=[[2, 3], [4]], tool_open=[[3, 3]], after_close=[0]),
+        profile("joins", 6, think_open=[[1, 2]], think_close=[[2, 3], [4]], tool_open=[[3, 3]], after_close=[0, 1]),
         profile(
             "joins-ordinary-closer",
             6,
@@ -134,11 +134,15 @@ PROFILES = {
             tool_open=[[3, 3, 3]],
             after_close=[2],
         ),
+        # One tail ends in the other, or both are the same.
+        profile("long-think-tail", 9, turn_start=[[1]], assistant_start=[[1]], tail_think=[1, 2], tail_no_think=[2]),
+        profile("long-no-think-tail", 9, turn_start=[[1]], assistant_start=[[1]], tail_think=[2], tail_no_think=[1, 2]),
+        profile("same-tail", 9, turn_start=[[1]], assistant_start=[[1]], tail_think=[1, 2], tail_no_think=[1, 2]),
     )
 }
 
 # Qwen3, Qwen3.5 and the rest by letters: opener, closer, tool call, newline, two newlines, end of turn.
-O, X, T, N, NN, END = 151667, 151668, 151657, 198, 271, 151645
+O, X, T, N, NN, END = 151667, 151668, 151657, 198, 271, 151645  # noqa: E741
 O5, X5, T5, END5 = 248068, 248069, 248058, 248046
 OD, XD, TD = 128798, 128799, 128806
 OG, XG = 151350, 151351
@@ -233,10 +237,28 @@ CORE = [
         [],
         "absent",
     ),
+    (
+        "harmony, tool call inside analysis",
+        "harmony",
+        "no",
+        [*OH, 7, *TH, 8, *XH, 9],
+        [*OH, 7, *TH, 8, *XH, 9],
+        [],
+        "odd split_marker markers",
+    ),
     ("harmony, truncated", "harmony", "no", [*OH, 7], [*OH, 7], [], "unterminated split_marker markers"),
     ("harmony, half an opener", "harmony", "no", [200005, 35644], [200005, 35644], [], "absent"),
     ("split, pair", "split", "no", [11, 12, 13, 7, 15, 12, 13, 10, 9], [9], [[0, 8]], "split_marker markers"),
     ("split, one half split", "split", "no", [5, 11, 14, 7, 16, 9], [5, 9], [[1, 5]], "split_marker markers"),
+    (
+        "an id for newlines that begins a marker stays",
+        "joins",
+        "yes",
+        [4, 0, 1, 1, 2],
+        [1, 2],
+        [[0, 3]],
+        "unterminated split_marker markers",
+    ),
     ("split, single closer", "split", "yes", [7, 16, 9], [9], [[0, 2]], "markers"),
     ("split, half a closer", "split", "yes", [7, 15, 12, 9], [7, 15, 12, 9], [], "unterminated"),
     ("split, tool call", "split", "no", [17, 13, 11, 14, 16], [17, 13, 11, 14, 16], [], "odd split_marker markers"),
@@ -354,6 +376,10 @@ PROMPTS = [
         [*SYSG, *USERG, *HEADG, 9, *USERG, *HEADG, OG],
         {"trims": {12: [0, 0], 11: [4, 6], 9: [4, 8], 8: [4, 8], 6: [4, 10], 5: None}},
     ),
+    ("a longer tail with thinking on", "long-think-tail", [5, 1, 2], {"tail": "think", "no_think_tail": [5, 2]}),
+    ("its end alone", "long-think-tail", [5, 2], {"tail": "no_think", "no_think_tail": [5, 2]}),
+    ("a longer tail with thinking off", "long-no-think-tail", [5, 1, 2], {"tail": "no_think"}),
+    ("the same tail", "same-tail", [5, 1, 2], {"tail": "no_think", "no_think_tail": [5, 1, 2]}),
     ("trimming: one turn", "qwen3", HEAD, {"trims": {3: [0, 0], 2: None}}),
 ]
 

@@ -339,7 +339,7 @@ fn push(spans: &mut Vec<Range<usize>>, span: Range<usize>) {
 
 /// Whether something is kept on both sides of a span.
 fn leaves_a_join(len: usize, spans: &[Range<usize>]) -> bool {
-    spans.iter().any(|span| span.start > 0 && span.end < len) || spans.len() > 1
+    spans.iter().any(|span| span.start > 0 && span.end < len)
 }
 
 /// The ids outside the spans (sorted, disjoint, inside `ids`).
