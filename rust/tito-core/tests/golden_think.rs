@@ -43,11 +43,7 @@ struct PromptCase {
 fn golden() -> (Golden, BTreeMap<String, TurnRule>) {
     let golden: Golden = serde_json::from_str(include_str!("../../../tests/golden/think.json")).unwrap();
     let rule = |json: &serde_json::Value| TurnRule::new(&Profile::from_json(&json.to_string()).unwrap());
-    let rules = golden
-        .profiles
-        .iter()
-        .map(|(name, json)| (name.clone(), rule(json)))
-        .collect();
+    let rules = golden.profiles.iter().map(|(name, json)| (name.clone(), rule(json))).collect();
     (golden, rules)
 }
 
@@ -96,11 +92,7 @@ fn outputs() {
         cut_into(&mut behind, output, &found.spans);
         assert_eq!(behind[2..], cut(output, &found.spans), "{name}");
         let ranges = keep_spans(output.len(), &found.spans);
-        assert_eq!(
-            ranges.into_iter().flatten().map(|at| output[at]).collect::<Vec<_>>(),
-            case.expected,
-            "{name}"
-        );
+        assert_eq!(ranges.into_iter().flatten().map(|at| output[at]).collect::<Vec<_>>(), case.expected, "{name}");
     }
 }
 
@@ -154,10 +146,7 @@ fn prompts() {
             Tail::NoThink => "no_think",
             Tail::Other => "other",
         };
-        let turns: Vec<_> = rule
-            .assistant_turns(prompt)
-            .map(|turn| (turn.start, turn.end))
-            .collect();
+        let turns: Vec<_> = rule.assistant_turns(prompt).map(|turn| (turn.start, turn.end)).collect();
         let (stripped, stripped_counts) = rule.strip_all(prompt);
         assert_eq!(rule.think().opened_by(prompt), opened(&case.opened), "{name}");
         assert_eq!(tail, case.tail, "{name}");
@@ -167,9 +156,7 @@ fn prompts() {
         assert_eq!(stripped_counts, counts(&case.counts), "{name}");
         assert_eq!(rule.no_think_tail(prompt), case.no_think_tail, "{name}");
         for (max_len, dropped) in &case.trims {
-            let trimmed = rule
-                .trim_prompt(prompt, *max_len)
-                .map(|dropped| (dropped.start, dropped.end));
+            let trimmed = rule.trim_prompt(prompt, *max_len).map(|dropped| (dropped.start, dropped.end));
             assert_eq!(trimmed, *dropped, "{name} to {max_len}");
         }
     }

@@ -10,12 +10,7 @@ use tito_core::ids::{Id, Marker, Profile};
 const IDS: Id = 5;
 
 fn opened() -> impl Strategy<Value = Opened> {
-    prop_oneof![
-        Just(Opened::Yes),
-        Just(Opened::Pair),
-        Just(Opened::No),
-        Just(Opened::Unknown)
-    ]
+    prop_oneof![Just(Opened::Yes), Just(Opened::Pair), Just(Opened::No), Just(Opened::Unknown)]
 }
 
 fn ids(max: usize) -> impl Strategy<Value = Vec<Id>> {
@@ -28,20 +23,8 @@ fn marker(max_len: usize) -> impl Strategy<Value = Marker> {
 
 /// Markers of up to `max_len` ids, drawn without regard for each other.
 fn profile(max_len: usize) -> impl Strategy<Value = Profile> {
-    let think = (
-        marker(max_len),
-        marker(max_len),
-        prop::option::of(marker(max_len)),
-        any::<bool>(),
-        ids(3),
-    );
-    let turns = (
-        marker(max_len),
-        marker(max_len),
-        marker(max_len),
-        ids(4),
-        prop::option::of(ids(4)),
-    );
+    let think = (marker(max_len), marker(max_len), prop::option::of(marker(max_len)), any::<bool>(), ids(3));
+    let turns = (marker(max_len), marker(max_len), marker(max_len), ids(4), prop::option::of(ids(4)));
     (think, turns).prop_map(|(think, turns)| {
         let (think_open, think_close, tool_open, lone_close, after_close) = think;
         let (turn_start, assistant_start, turn_end, tail_think, tail_no_think) = turns;
@@ -72,10 +55,7 @@ fn plain(lone_close: bool) -> Profile {
             "assistant_start": [[5, 6]], "turn_end": [[7]], "stop_ids": [7], "prompt_start": [], "tail_think": [5, 6],
             "tail_no_think": [5, 6, 2, 1, 3, 1], "tokenizer_hash": "", "template_hash": ""}"#,
     );
-    Profile {
-        lone_close,
-        ..profile.unwrap()
-    }
+    Profile { lone_close, ..profile.unwrap() }
 }
 
 fn check_spans(found: &Found, len: usize) -> Result<(), TestCaseError> {

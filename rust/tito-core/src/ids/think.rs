@@ -132,18 +132,12 @@ impl ThinkRule {
     /// Makes a profile ready.
     #[must_use]
     pub fn new(profile: &Profile) -> Self {
-        let markers = [
-            (&profile.think_open, Mark::Open),
-            (&profile.think_close, Mark::Close),
-            (&profile.tool_open, Mark::Tool),
-        ];
+        let markers =
+            [(&profile.think_open, Mark::Open), (&profile.think_close, Mark::Close), (&profile.tool_open, Mark::Tool)];
         Self {
             marks: Finder::new(&markers, profile.vocab_size),
             assistant_start: Finder::new(&[(&profile.assistant_start, ())], profile.vocab_size),
-            boundary: Finder::new(
-                &[(&profile.turn_end, ()), (&profile.turn_start, ())],
-                profile.vocab_size,
-            ),
+            boundary: Finder::new(&[(&profile.turn_end, ()), (&profile.turn_start, ())], profile.vocab_size),
             after_close: profile.after_close.clone(),
             lone_close: profile.lone_close,
             joins: markers.iter().any(|(marker, _)| marker.iter().any(|ids| ids.len() > 1)),
@@ -182,10 +176,7 @@ impl ThinkRule {
     /// The same, into a `Found` whose memory is used again.
     pub fn find_into(&self, output: &[Id], opened: Opened, found: &mut Found) {
         let spans = std::mem::take(&mut found.spans);
-        *found = Found {
-            spans,
-            ..Found::default()
-        };
+        *found = Found { spans, ..Found::default() };
         found.spans.clear();
         self.pass(output, opened, found);
         found.absent = !found.markers && opened != Opened::Yes;
@@ -255,11 +246,7 @@ impl ThinkRule {
             match (hit.kind, state) {
                 (Mark::Open, State::Thinking { .. }) => {}
                 (Mark::Open, State::Text) => state = State::Thinking { from: hit.start },
-                (Mark::Open, State::Either { opener }) => {
-                    state = State::Thinking {
-                        from: opener.unwrap_or(hit.start),
-                    }
-                }
+                (Mark::Open, State::Either { opener }) => state = State::Thinking { from: opener.unwrap_or(hit.start) },
                 (Mark::Close, State::Thinking { from }) => {
                     at = self.behind_newlines(output, hit.end);
                     push(&mut found.spans, from..at);
@@ -317,10 +304,8 @@ impl ThinkRule {
         let outer = std::mem::take(&mut found.spans);
         self.pass(&rest, Opened::No, found);
         let inner = std::mem::take(&mut found.spans);
-        let mut spans: Vec<Range<usize>> = outer
-            .into_iter()
-            .chain(inner.iter().map(|span| kept[span.start]..kept[span.end - 1] + 1))
-            .collect();
+        let mut spans: Vec<Range<usize>> =
+            outer.into_iter().chain(inner.iter().map(|span| kept[span.start]..kept[span.end - 1] + 1)).collect();
         spans.sort_by_key(|span| span.start);
         for span in spans {
             push(&mut found.spans, span);
@@ -366,11 +351,7 @@ pub fn cut_into(kept: &mut Vec<Id>, ids: &[Id], spans: &[Range<usize>]) {
 pub fn keep_spans(len: usize, spans: &[Range<usize>]) -> Vec<Range<usize>> {
     let starts = std::iter::once(0).chain(spans.iter().map(|span| span.end));
     let ends = spans.iter().map(|span| span.start).chain(std::iter::once(len));
-    starts
-        .zip(ends)
-        .map(|(start, end)| start..end)
-        .filter(|range| !range.is_empty())
-        .collect()
+    starts.zip(ends).map(|(start, end)| start..end).filter(|range| !range.is_empty()).collect()
 }
 
 /// One marker in a list of ids.
@@ -398,37 +379,21 @@ const ADDED: Id = 1024;
 
 impl<K: Copy> Finder<K> {
     pub(super) fn new(markers: &[(&Marker, K)], vocab_size: Id) -> Self {
-        let mut alternatives: Vec<(Vec<Id>, K)> = markers
-            .iter()
-            .flat_map(|(marker, kind)| marker.iter().map(|ids| (ids.clone(), *kind)))
-            .collect();
+        let mut alternatives: Vec<(Vec<Id>, K)> =
+            markers.iter().flat_map(|(marker, kind)| marker.iter().map(|ids| (ids.clone(), *kind))).collect();
         alternatives.retain(|(ids, _)| !ids.is_empty());
         alternatives.sort_by_key(|(ids, _)| std::cmp::Reverse(ids.len()));
         let mut firsts: Vec<Id> = alternatives.iter().map(|(ids, _)| ids[0]).collect();
         firsts.sort_unstable();
         firsts.dedup();
-        let floor = firsts
-            .first()
-            .copied()
-            .filter(|first| vocab_size > ADDED && vocab_size - first <= ADDED);
-        Self {
-            alternatives,
-            firsts,
-            floor,
-        }
+        let floor = firsts.first().copied().filter(|first| vocab_size > ADDED && vocab_size - first <= ADDED);
+        Self { alternatives, firsts, floor }
     }
 
     /// The marker that starts exactly at `start`.
     pub(super) fn at(&self, ids: &[Id], start: usize) -> Option<Hit<K>> {
-        let (marker, kind) = self
-            .alternatives
-            .iter()
-            .find(|(marker, _)| ids[start..].starts_with(marker))?;
-        Some(Hit {
-            kind: *kind,
-            start,
-            end: start + marker.len(),
-        })
+        let (marker, kind) = self.alternatives.iter().find(|(marker, _)| ids[start..].starts_with(marker))?;
+        Some(Hit { kind: *kind, start, end: start + marker.len() })
     }
 
     /// The first marker that starts at `from` or later.
@@ -454,10 +419,7 @@ impl<K: Copy> Finder<K> {
 
     /// The marker that starts last, found from the end.
     pub(super) fn last(&self, ids: &[Id]) -> Option<Hit<K>> {
-        (0..ids.len())
-            .rev()
-            .filter(|&start| self.firsts.contains(&ids[start]))
-            .find_map(|start| self.at(ids, start))
+        (0..ids.len()).rev().filter(|&start| self.firsts.contains(&ids[start])).find_map(|start| self.at(ids, start))
     }
 
     /// The first id that a marker may start with.
@@ -487,9 +449,6 @@ fn scan(ids: &[Id], holds: impl Fn(&[Id; BLOCK]) -> bool, wanted: impl Fn(Id) ->
     let (blocks, rest) = ids.as_chunks::<BLOCK>();
     match blocks.iter().position(holds) {
         Some(i) => blocks[i].iter().position(|&id| wanted(id)).map(|at| i * BLOCK + at),
-        None => rest
-            .iter()
-            .position(|&id| wanted(id))
-            .map(|at| blocks.len() * BLOCK + at),
+        None => rest.iter().position(|&id| wanted(id)).map(|at| blocks.len() * BLOCK + at),
     }
 }

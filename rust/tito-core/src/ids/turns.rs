@@ -48,11 +48,7 @@ impl TurnRule {
             boundary: finder(&[(&profile.turn_end, ()), (&profile.turn_start, ())]),
             start_names_role: profile.turn_start.len() > 1,
             // A template whose no-thinking tail is a lone closer writes one into earlier answers too.
-            history: if first_mark.is_some_and(|hit| hit.kind == Mark::Close) {
-                Opened::Pair
-            } else {
-                Opened::No
-            },
+            history: if first_mark.is_some_and(|hit| hit.kind == Mark::Close) { Opened::Pair } else { Opened::No },
             tail_think: profile.tail_think.clone(),
             tail_no_think: profile.tail_no_think.clone(),
             think,
@@ -144,11 +140,7 @@ impl TurnRule {
         let starts = self.turn_starts(prompt);
         let (first, later) = starts.split_first()?;
         let role = self.role(prompt, *first);
-        let from = if later.iter().any(|start| self.role(prompt, *start) == role) {
-            *first
-        } else {
-            *later.first()?
-        };
+        let from = if later.iter().any(|start| self.role(prompt, *start) == role) { *first } else { *later.first()? };
         let to = later.iter().find(|start| **start >= from + over)?;
         Some(from..*to)
     }
