@@ -20,7 +20,7 @@ pub use ledger::{arrange, hash_ids, sight};
 pub use options::{Column, GroupBy, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated, UpweightAs};
 pub use report::{Counts, Example, ThinkStates, Tokens, TurnCount};
 
-use crate::capture::{Lost, Parsed, Skip, Sources, Unit, parse};
+use crate::capture::{Lost, Parsed, Skip, Sources, Unit, Who, parse};
 use crate::error::{Error, Place, Result};
 use crate::ids::weight::Copies;
 use crate::json::IdReader;
@@ -98,7 +98,7 @@ pub fn convert(options: Options, progress: &Progress) -> Result<Value> {
     on_threads(workers, &gates, || read_and_convert(&shared, &sources, &gates))?;
     let spill = lock(&shared.spill).take();
     if let Some(spill) = spill {
-        let sealed = Mutex::new(spill.seal()?);
+        let sealed = spill.seal()?;
         let gates = Gates::default();
         on_threads(workers, &gates, || convert_spilled(&shared, &sealed, &gates))?;
     }
@@ -166,35 +166,25 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
         shared.progress.calls.fetch_add(parsed.calls.len() as u64, Ordering::Relaxed);
         let mut counts = Counts::default();
         count_lost(&parsed.lost, &mut counts);
-        let mut pieces = std::mem::take(&mut parsed.pieces);
         let mut planned = Vec::new();
-        {
-            parsed.pieces = pieces;
-            let mut sighted = sight(&parsed, &shared.plan.identities);
-            let Some(entered) = gates.enter.pass(unit.number, || shared.enter(&parsed, &mut sighted)) else {
-                return Ok(());
-            };
-            let renamed = entered?;
-            pieces = std::mem::take(&mut parsed.pieces.clone());
-            for (piece, name) in pieces.iter_mut().zip(renamed.iter().flatten()) {
-                if name.is_some() {
-                    piece.who.rollout_id.clone_from(name);
-                }
-            }
-            if renamed.is_some() {
-                let mut rest = sighted.into_iter();
-                for piece in &pieces {
-                    let mut calls: Vec<_> = rest.by_ref().take(piece.calls.len()).collect();
-                    arrange(&mut calls, &parsed.prompts.values, piece.numbered, piece.who.rollout_id.is_some());
-                    let rollout = Rollout {
-                        who: &piece.who,
-                        calls,
-                        prompts: &parsed.prompts.values,
-                        outputs: &parsed.outputs.values,
-                        logprobs: &parsed.logprobs,
-                    };
-                    shared.plan.rows(&rollout, &mut planned, &mut counts);
-                }
+        let mut sighted = sight(&parsed, &shared.plan.identities);
+        let Some(entered) = gates.enter.pass(unit.number, || shared.enter(&parsed, &mut sighted)) else {
+            return Ok(());
+        };
+        if let Some(renamed) = entered? {
+            let mut rest = sighted.into_iter();
+            for (piece, renamed) in parsed.pieces.iter().zip(renamed) {
+                let mut calls: Vec<_> = rest.by_ref().take(piece.calls.len()).collect();
+                arrange(&mut calls, &parsed.prompts.values, piece.numbered, piece.who.rollout_id.is_some());
+                let named = renamed.map(|name| Who { rollout_id: Some(name), ..piece.who.clone() });
+                let rollout = Rollout {
+                    who: named.as_ref().unwrap_or(&piece.who),
+                    calls,
+                    prompts: &parsed.prompts.values,
+                    outputs: &parsed.outputs.values,
+                    logprobs: &parsed.logprobs,
+                };
+                shared.plan.rows(&rollout, &mut planned, &mut counts);
             }
         }
         let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };
@@ -206,18 +196,15 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
 }
 
 /// One worker while the spill is read back.
-fn convert_spilled(shared: &Shared<'_>, sealed: &Mutex<Sealed>, gates: &Gates) -> Result<()> {
+fn convert_spilled(shared: &Shared<'_>, sealed: &Sealed, gates: &Gates) -> Result<()> {
     let mut encoder = Encoder::new(&shared.plan.options.write_options())?;
     loop {
         if shared.progress.cancelled.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
         }
         let mut parsed = Parsed::default();
-        let (number, rollouts) = {
-            let mut sealed = lock(sealed);
-            let Some((number, stretch)) = sealed.next_stretch(STRETCH_IDS) else { return Ok(()) };
-            (number, sealed.read(stretch, &mut parsed)?)
-        };
+        let Some((number, stretch)) = sealed.next_stretch(STRETCH_IDS) else { return Ok(()) };
+        let rollouts = sealed.read(stretch, &mut parsed)?;
         let mut counts = Counts::default();
         let mut planned = Vec::new();
         for Returned { who, calls } in &rollouts {

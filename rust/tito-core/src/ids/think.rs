@@ -324,7 +324,7 @@ fn push(spans: &mut Vec<Range<usize>>, span: Range<usize>) {
 
 /// Whether something is kept on both sides of a span.
 fn leaves_a_join(len: usize, spans: &[Range<usize>]) -> bool {
-    spans.iter().any(|span| span.start > 0 && span.end < len) || spans.len() > 1
+    spans.iter().any(|span| span.start > 0 && span.end < len)
 }
 
 /// The ids outside the spans (sorted, disjoint, inside `ids`).
@@ -424,19 +424,22 @@ impl<K: Copy> Finder<K> {
 
     /// The first id that a marker may start with.
     fn candidate(&self, ids: &[Id]) -> Option<usize> {
-        match (self.floor, self.firsts.as_slice()) {
-            (Some(floor), _) => scan(ids, |id| id >= floor),
-            (None, []) => None,
-            (None, &[a]) => scan(ids, |id| id == a),
-            (None, &[a, b]) => scan(ids, |id| (id == a) | (id == b)),
-            (None, &[a, b, c]) => scan(ids, |id| (id == a) | (id == b) | (id == c)),
-            (None, firsts) => ids.iter().position(|id| firsts.contains(id)),
+        match self.floor {
+            Some(floor) => scan(ids, |block| any(block, |id| id >= floor), |id| id >= floor),
+            None => scan(
+                ids,
+                |block| self.firsts.iter().any(|&first| any(block, |id| id == first)),
+                |id| self.firsts.contains(&id),
+            ),
         }
     }
 }
 
-/// `position`, a block at a time: without an early exit inside the block the compiler makes it vector instructions.
+const BLOCK: usize = 64;
+
+/// Without an early exit inside the block the compiler makes vector instructions of this.
 #[inline]
+<<<<<<< HEAD
 fn scan(ids: &[Id], wanted: impl Fn(Id) -> bool) -> Option<usize> {
     const BLOCK: usize = 64;
     let (blocks, rest) = ids.as_chunks::<BLOCK>();
@@ -446,4 +449,18 @@ fn scan(ids: &[Id], wanted: impl Fn(Id) -> bool) -> Option<usize> {
         }
     }
     rest.iter().position(|&id| wanted(id)).map(|at| blocks.len() * BLOCK + at)
+=======
+fn any(block: &[Id; BLOCK], wanted: impl Fn(Id) -> bool) -> bool {
+    block.iter().fold(0, |any, &id| any | Id::from(wanted(id))) != 0
+}
+
+/// `position`, a block at a time.
+#[inline]
+fn scan(ids: &[Id], holds: impl Fn(&[Id; BLOCK]) -> bool, wanted: impl Fn(Id) -> bool) -> Option<usize> {
+    let (blocks, rest) = ids.as_chunks::<BLOCK>();
+    match blocks.iter().position(holds) {
+        Some(i) => blocks[i].iter().position(|&id| wanted(id)).map(|at| i * BLOCK + at),
+        None => rest.iter().position(|&id| wanted(id)).map(|at| blocks.len() * BLOCK + at),
+    }
+>>>>>>> 408f63534079674f3d34a2852a2a1607ff39195d
 }
