@@ -439,17 +439,6 @@ const BLOCK: usize = 64;
 
 /// Without an early exit inside the block the compiler makes vector instructions of this.
 #[inline]
-<<<<<<< HEAD
-fn scan(ids: &[Id], wanted: impl Fn(Id) -> bool) -> Option<usize> {
-    const BLOCK: usize = 64;
-    let (blocks, rest) = ids.as_chunks::<BLOCK>();
-    for (i, block) in blocks.iter().enumerate() {
-        if block.iter().fold(0, |any, &id| any | Id::from(wanted(id))) != 0 {
-            return block.iter().position(|&id| wanted(id)).map(|at| i * BLOCK + at);
-        }
-    }
-    rest.iter().position(|&id| wanted(id)).map(|at| blocks.len() * BLOCK + at)
-=======
 fn any(block: &[Id; BLOCK], wanted: impl Fn(Id) -> bool) -> bool {
     block.iter().fold(0, |any, &id| any | Id::from(wanted(id))) != 0
 }
@@ -462,5 +451,4 @@ fn scan(ids: &[Id], holds: impl Fn(&[Id; BLOCK]) -> bool, wanted: impl Fn(Id) ->
         Some(i) => blocks[i].iter().position(|&id| wanted(id)).map(|at| i * BLOCK + at),
         None => rest.iter().position(|&id| wanted(id)).map(|at| blocks.len() * BLOCK + at),
     }
->>>>>>> 408f63534079674f3d34a2852a2a1607ff39195d
 }
