@@ -47,7 +47,7 @@ impl FileWriter {
     }
 
     fn over(staged: Staged, file: File, options: &WriteOptions) -> Result<Self> {
-        let level = ZstdLevel::try_new(options.level)
+        let level = ZstdLevel::try_new(options.level.unwrap_or(3))
             .map_err(|e| Error::usage(e.to_string(), "zstd has the levels 1 to 22; 3 is the default"))?;
         let compression = Compression::ZSTD(level);
         let schema = parquet_schema(options).map_err(|e| failed(&staged, e))?;
