@@ -54,7 +54,8 @@ impl FileWriter {
         let writer = SerializedFileWriter::new(file, schema, Arc::new(properties(options, compression)))
             .map_err(|e| failed(&staged, e))?;
         let lists = options.optional.lists().map(|_| Chunk::default()).collect();
-        let options = options.clone();
+        // Readers count the ids of a column in a row group with 32 bits.
+        let options = WriteOptions { row_group_ids: options.row_group_ids.min(1 << 29), ..options.clone() };
         Ok(Self { writer, staged, options, compression, lists, meta: Vec::new(), open_ids: 0, rows: 0, ids: 0 })
     }
 
