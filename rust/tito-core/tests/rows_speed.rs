@@ -82,7 +82,7 @@ fn batches(total: usize, late: usize) -> Vec<Batch> {
             let (mut thought, mut said, mut seen) = (vec![151_667], Vec::new(), Vec::new());
             random.text(130, &mut thought);
             random.text(110, &mut said);
-            let length = 200 + random.below(200);
+            let length = 90 + random.below(100);
             random.text(length, &mut seen);
             let shared = before.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
             push(&mut batch.input_ids, &prompt);
@@ -171,8 +171,9 @@ fn speed() {
         let batches = batches(40_000_000, late);
         println!("{} batches, {late} of 10 rollouts rewrite their history", batches.len());
         let start = Instant::now();
-        measure(&format!("zstd3-{late}"), &batches, &WriteOptions::default());
-        measure(&format!("zstd1-{late}"), &batches, &WriteOptions { level: 1, ..WriteOptions::default() });
+        measure(&format!("own-{late}"), &batches, &WriteOptions::default());
+        measure(&format!("zstd3-{late}"), &batches, &WriteOptions { level: Some(3), ..WriteOptions::default() });
+        measure(&format!("zstd1-{late}"), &batches, &WriteOptions { level: Some(1), ..WriteOptions::default() });
         measure(&format!("jsonl-{late}"), &batches, &WriteOptions { format: Format::Jsonl, ..WriteOptions::default() });
         println!("{:.1} s wall, {:.1} s CPU so far", start.elapsed().as_secs_f64(), cpu().as_secs_f64());
     }

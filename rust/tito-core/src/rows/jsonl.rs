@@ -7,22 +7,24 @@ use super::{Batch, Ragged, RowMeta};
 use crate::error::{Error, Place, Result};
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 /// The lines of a batch.
 pub(super) fn encode(batch: &Batch, optional: OptionalColumns) -> Result<Vec<u8>> {
     // 6 bytes are an id of five digits and its comma.
     let mut out = Vec::with_capacity(6 * (batch.input_ids.values.len() + batch.output_ids.values.len()));
+    let mut before = Before::default();
     for (row, meta) in batch.meta.iter().enumerate() {
-        let mut before = b'{';
+        let mut separator = b'{';
         for column in optional.columns() {
-            out.extend_from_slice(&[before, b'"']);
+            out.extend_from_slice(&[separator, b'"']);
             out.extend_from_slice(column.name.as_bytes());
             out.extend_from_slice(b"\":");
-            before = b',';
+            separator = b',';
             let place = || (column.name, meta);
             match &column.kind {
-                Kind::List(list) => numbers(&mut out, batch, *list, row, place)?,
+                Kind::List(list) => numbers(&mut out, &mut before, batch, *list, row, place)?,
                 Kind::Scalar(cell) => value(&mut out, cell, meta, place)?,
                 Kind::Spans(find, fields) => structs(&mut out, find(meta), fields, place)?,
                 Kind::Calls(find, fields) => structs(&mut out, find(meta), fields, place)?,
@@ -33,9 +35,17 @@ pub(super) fn encode(batch: &Batch, optional: OptionalColumns) -> Result<Vec<u8>
     Ok(out)
 }
 
-fn numbers<'a>(
+/// The lists of ids written last, and where their text stands.
+#[derive(Default)]
+struct Before<'b> {
+    input_ids: (&'b [i32], Range<usize>),
+    labels: (&'b [i32], Range<usize>),
+}
+
+fn numbers<'a, 'b>(
     out: &mut Vec<u8>,
-    batch: &Batch,
+    before: &mut Before<'b>,
+    batch: &'b Batch,
     list: List,
     row: usize,
     place: impl Fn() -> (&'static str, &'a RowMeta),
@@ -44,8 +54,8 @@ fn numbers<'a>(
         &lists.values[lists.ranges[row].clone()]
     }
     match list {
-        List::InputIds => integers(out, slice(&batch.input_ids, row)),
-        List::OutputIds => integers(out, slice(&batch.output_ids, row)),
+        List::InputIds => integers(out, slice(&batch.input_ids, row), &mut before.input_ids),
+        List::OutputIds => integers(out, slice(&batch.output_ids, row), &mut Default::default()),
         List::LossMask => match &batch.loss_mask {
             Some(mask) => array(out, slice(mask, row), |out, v| integer(out, i64::from(*v)))?,
             None => out.extend_from_slice(b"null"),
@@ -55,7 +65,7 @@ fn numbers<'a>(
             None => out.extend_from_slice(b"null"),
         },
         List::Labels => match &batch.labels {
-            Some(labels) => integers(out, slice(labels, row)),
+            Some(labels) => integers(out, slice(labels, row), &mut before.labels),
             None => out.extend_from_slice(b"null"),
         },
         List::OutputLogprobs => match &batch.output_logprobs {
@@ -143,14 +153,32 @@ fn float<'a>(out: &mut Vec<u8>, value: f32, place: impl Fn() -> (&'static str, &
     Err(Error::data(at, format!("{column} is {value}, which JSON cannot hold"), "write parquet instead"))
 }
 
-fn integers(out: &mut Vec<u8>, ids: &[i32]) {
+/// Writes a list of ids. What it shares with the list before is copied as text: prompts repeat each other.
+fn integers<'b>(out: &mut Vec<u8>, ids: &'b [i32], before: &mut (&'b [i32], Range<usize>)) {
+    let (old, text) = before.clone();
     out.push(b'[');
-    for (index, id) in ids.iter().enumerate() {
+    let start = out.len();
+    let mut shared = old.iter().zip(ids).take_while(|(a, b)| a == b).count();
+    // Found from the end, where the break is as a rule; not worth it when most of the old list is another.
+    if shared < 2 || 2 * shared < old.len() {
+        shared = 0;
+    } else {
+        let end = match old.len() - shared {
+            0 => text.end,
+            dropped => {
+                let cut = memchr::memrchr_iter(b',', &out[text.clone()]).nth(dropped - 1);
+                cut.map_or(text.end, |cut| text.start + cut)
+            }
+        };
+        out.extend_from_within(text.start..end);
+    }
+    for (index, id) in ids.iter().enumerate().skip(shared) {
         if index > 0 {
             out.push(b',');
         }
         digits(out, i64::from(*id));
     }
+    *before = (ids, start..out.len());
     out.push(b']');
 }
 

@@ -10,6 +10,7 @@ use bytemuck::Pod;
 use parquet::basic::Encoding;
 use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
+use zstd::zstd_safe::{CParameter, Strategy};
 
 /// Pages of one list column, as they stand in the file. Chunks of consecutive batches are joined end to end.
 #[derive(Debug, Default)]
@@ -44,8 +45,23 @@ pub(super) struct Codec {
 }
 
 impl Codec {
-    pub(super) fn new(level: i32) -> Result<Self> {
-        let compressor = zstd::bulk::Compressor::new(level).map_err(|e| failed(&e))?;
+    /// Without a level: one probe a position, because the repeat of a prompt is found whichever probe hits it; matches
+    /// of two ids or more, because one id costs less as a literal; a window of a whole page, so that rollouts which
+    /// lie interleaved see themselves; and a table that stays in the first caches. Against level 3, on 40 M ids of
+    /// agent-like prompts over real source text: 1.3 times as fast, 2 % smaller; without repeats 1.8 times, 5 % larger.
+    pub(super) fn new(level: Option<i32>) -> Result<Self> {
+        let mut compressor = zstd::bulk::Compressor::new(level.unwrap_or(1)).map_err(|e| failed(&e))?;
+        if level.is_none() {
+            let parameters = [
+                CParameter::Strategy(Strategy::ZSTD_fast),
+                CParameter::WindowLog(23),
+                CParameter::HashLog(15),
+                CParameter::MinMatch(7),
+            ];
+            for parameter in parameters {
+                compressor.set_parameter(parameter).map_err(|e| failed(&e))?;
+            }
+        }
         Ok(Self { compressor, compressed: Vec::new() })
     }
 

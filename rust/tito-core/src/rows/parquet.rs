@@ -47,14 +47,15 @@ impl FileWriter {
     }
 
     fn over(staged: Staged, file: File, options: &WriteOptions) -> Result<Self> {
-        let level = ZstdLevel::try_new(options.level)
+        let level = ZstdLevel::try_new(options.level.unwrap_or(3))
             .map_err(|e| Error::usage(e.to_string(), "zstd has the levels 1 to 22; 3 is the default"))?;
         let compression = Compression::ZSTD(level);
         let schema = parquet_schema(options).map_err(|e| failed(&staged, e))?;
         let writer = SerializedFileWriter::new(file, schema, Arc::new(properties(options, compression)))
             .map_err(|e| failed(&staged, e))?;
         let lists = options.optional.lists().map(|_| Chunk::default()).collect();
-        let options = options.clone();
+        // Readers count the ids of a column in a row group with 32 bits.
+        let options = WriteOptions { row_group_ids: options.row_group_ids.min(1 << 29), ..options.clone() };
         Ok(Self { writer, staged, options, compression, lists, meta: Vec::new(), open_ids: 0, rows: 0, ids: 0 })
     }
 
