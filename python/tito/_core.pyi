@@ -102,9 +102,18 @@ def labels(
     input_ids: npt.ArrayLike, output_ids: npt.ArrayLike, loss_spans: npt.ArrayLike | None = None
 ) -> Ids: ...
 def expand_turns(
-    prompts: Sequence[Ids], outputs: Sequence[Ids], calls_json: str, options_json: str
-) -> tuple[list[tuple[Ids, Ids]], str, str]:
-    """Rows of one rollout: ids, metadata as a JSON list, counts as JSON. ``tito.expand_turns`` wraps it."""
+    prompts: Sequence[npt.ArrayLike],
+    outputs: Sequence[npt.ArrayLike],
+    logprobs: Sequence[npt.NDArray[np.float32] | None],
+    calls_json: str,
+    options_json: str,
+) -> tuple[list[tuple[Ids, Ids, npt.NDArray[np.float32] | None]], str, str]:
+    """Rows of one rollout: ids (and logprobs if that column is asked for), the other columns as a JSON list, counts as JSON.
+
+    ``calls_json`` is a list of objects with the keys rollout_id, task_id, pair_id, agent, status, attempt, reward, source,
+    call_id, choice, kind, turn, started, finish, stop_string, stop_token_ids, parse_error; all may be missing, others are
+    refused. ``tito.expand_turns`` wraps it.
+    """
 
 def convert(options_json: str, progress: Progress) -> str:
     """Runs a conversion; gives its report as JSON. ``tito.convert`` wraps it."""
@@ -124,5 +133,12 @@ def formats_json() -> str:
 def defaults_json() -> str:
     """All options of ``convert`` with their defaults, as JSON."""
 
-def call_ids(path: str, record: int, from_format: str | None = None) -> list[dict[str, Any]]:
-    """The calls of one record of a capture file, for ``tito show``: keys ``prompt_ids``, ``output_ids``, ``turn``, ..."""
+def call_ids(
+    path: str, *, record: int | None = None, limit: int = 3, from_format: str | None = None
+) -> list[dict[str, Any]]:
+    """The first calls of a capture file, or those of one record (counted from 1), for ``tito show``.
+
+    Keys: file, record, format, rollout_id, task_id, agent, status, reward, turn, call_id, kind, parse_error, prompt_ids,
+    output_ids (int32 arrays or None), bad (what is wrong with the call, or None). A record that cannot be read has only
+    file, record and bad.
+    """

@@ -1,1 +1,29 @@
-//! binding
+//! The Python module `tito._core`.
+//!
+//! Each file of this crate faces one room of the core. What happens here: arguments become slices, the GIL is released,
+//! the core works, results become arrays, errors become exceptions. Nothing is computed here, and no list of ids is
+//! walked element by element: a list is handed to numpy once.
+
+mod arrays;
+mod convert;
+mod errors;
+mod think;
+
+/// The native half of tito; `_core.pyi` is its reference.
+#[pyo3::pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use crate::convert::{
+        Progress, built_in_profile, built_in_profiles, call_ids, convert, defaults_json, expand_turns, formats_json,
+        schema_json,
+    };
+    #[pymodule_export]
+    use crate::think::{Found, ThinkRule, find_think, labels, loss_mask, strip_think};
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::errors::add_classes(module)?;
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

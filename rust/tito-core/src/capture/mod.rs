@@ -11,7 +11,7 @@ mod response;
 mod sniff;
 mod sources;
 
-pub use call::{Bad, Call, Finish, Lost, Parsed, Piece, Skip, Who};
+pub use call::{Bad, Call, Finish, Lost, Parsed, Piece, Skip, Who, status};
 pub use sniff::{FORMATS, Format};
 pub use sources::{InputFile, Sources, Unit};
 

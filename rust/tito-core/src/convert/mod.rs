@@ -6,6 +6,7 @@
 //! calls are spilled, and come back rollout by rollout when all input is read. Nothing gets its name before the end.
 
 mod build;
+mod expand;
 mod identity;
 mod ledger;
 mod options;
@@ -15,6 +16,7 @@ mod report;
 mod spill;
 
 pub use build::{Arena, Plan, Planned, Rollout, Sighted, batches, settle};
+pub use expand::{CallFacts, expand};
 pub use identity::Identities;
 pub use ledger::{arrange, hash_ids, sight};
 pub use options::{Column, GroupBy, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated, UpweightAs};
@@ -368,6 +370,26 @@ fn judge(plan: &Plan, counts: &Counts, sources: &Sources) -> Result<()> {
             "name files or folders that hold captures; `tito convert --help` lists the formats",
         ));
     }
+    judge_counts(plan, counts)?;
+    if let Some(expected) = options.expect_rows.filter(|expected| *expected != counts.rows) {
+        return Err(Error::check(
+            format!("{} rows, {expected} were expected", counts.rows),
+            "`tito check` with the same options says what is left out and why; nothing was written",
+        ));
+    }
+    if counts.rows == 0 && options.expect_rows.is_none() {
+        let names: Vec<_> = counts.skipped.iter().map(|(reason, n)| format!("{} {n}", reason.name())).collect();
+        return Err(Error::check(
+            format!("no row is left of {} calls (skipped: {})", counts.calls_seen, names.join(", ")),
+            "choose other policies, or --expect-rows 0 if that is right",
+        ));
+    }
+    Ok(())
+}
+
+/// Fails on what the counts alone tell.
+fn judge_counts(plan: &Plan, counts: &Counts) -> Result<()> {
+    let options = &plan.options;
     let first = |reason: &Skip| counts.examples.get(reason).and_then(|list| list.first());
     if counts.bad() > 0 && options.bad == OnBad::Error {
         let of = |reason: &Skip| counts.skipped.get(reason).copied().unwrap_or(0);
@@ -405,22 +427,9 @@ fn judge(plan: &Plan, counts: &Counts, sources: &Sources) -> Result<()> {
         if *hits == 0 {
             return Err(Error::check(
                 format!("--upweight {:?} matches no row", rule.text),
-                "see the report's turns and names with `tito convert DUMP --dry-run`",
+                "see the report's turns and names with `tito check DUMP`",
             ));
         }
-    }
-    if let Some(expected) = options.expect_rows.filter(|expected| *expected != counts.rows) {
-        return Err(Error::check(
-            format!("{} rows, {expected} were expected", counts.rows),
-            "the counts above say what was left out and why; nothing was written",
-        ));
-    }
-    if counts.rows == 0 && options.expect_rows.is_none() {
-        let names: Vec<_> = counts.skipped.iter().map(|(reason, n)| format!("{} {n}", reason.name())).collect();
-        return Err(Error::check(
-            format!("no row is left of {} calls (skipped: {})", counts.calls_seen, names.join(", ")),
-            "choose other policies, or --expect-rows 0 if that is right",
-        ));
     }
     Ok(())
 }

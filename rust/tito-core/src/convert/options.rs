@@ -173,8 +173,8 @@ pub struct Options {
     pub columns: Vec<Column>,
     /// Size after which the next file begins.
     pub shard_bytes: Option<u64>,
-    /// Level of zstd.
-    pub level: i32,
+    /// Level of zstd; none = the setting made for prompts that repeat.
+    pub level: Option<i32>,
 }
 
 impl Default for Options {
@@ -202,7 +202,7 @@ impl Default for Options {
             jsonl: false,
             columns: Vec::new(),
             shard_bytes: None,
-            level: 3,
+            level: None,
         }
     }
 }

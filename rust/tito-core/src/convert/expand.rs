@@ -1,0 +1,130 @@
+//! One rollout that is in memory already, through the same policies.
+
+use super::build::{Arena, Plan, Rollout, batches, settle};
+use super::ledger::{arrange, sight};
+use super::report::Counts;
+use crate::capture::{Call, Finish, Parsed, Piece, Who};
+use crate::error::{Error, Result};
+use crate::ids::Id;
+use crate::ids::weight::Copies;
+use crate::rows::{Batch, Text};
+use serde::Deserialize;
+
+/// What is known of a call besides its ids; names as in the project's own JSON lines.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallFacts {
+    rollout_id: Option<Text>,
+    task_id: Option<Text>,
+    pair_id: Option<Text>,
+    agent: Option<Text>,
+    status: Option<String>,
+    attempt: Option<i32>,
+    reward: Option<f32>,
+    source: Option<Text>,
+    call_id: Option<Text>,
+    choice: i32,
+    kind: Option<Text>,
+    turn: Option<i32>,
+    started: Option<f64>,
+    finish: Option<String>,
+    stop_string: bool,
+    stop_token_ids: Vec<Id>,
+    parse_error: bool,
+}
+
+/// Makes the rows of one rollout. `calls` holds prompt, output and, where there are any, logprobs.
+///
+/// # Errors
+/// `Usage` when the lists differ in length, `Check` when a policy cannot be applied.
+pub fn expand(
+    plan: &Plan,
+    calls: &[(&[Id], &[Id], Option<&[f32]>)],
+    facts: Vec<CallFacts>,
+) -> Result<(Vec<Batch>, Counts)> {
+    if calls.len() != facts.len() {
+        return Err(Error::usage(
+            format!("{} calls with {} facts", calls.len(), facts.len()),
+            "give one of each a call",
+        ));
+    }
+    let mut parsed = Parsed::default();
+    let mut who = Who::default();
+    for (index, ((prompt, output, logprobs), facts)) in calls.iter().zip(facts).enumerate() {
+        fn add<T: Copy>(arena: &mut Vec<T>, values: &[T]) -> std::ops::Range<usize> {
+            let start = arena.len();
+            arena.extend_from_slice(values);
+            start..arena.len()
+        }
+        if let Some(id) = prompt.iter().chain(*output).find(|id| **id < 0) {
+            return Err(Error::usage(
+                format!("call {index}: {id} is no id"),
+                "ids are whole numbers from 0 to 2147483647",
+            ));
+        }
+        let mut call = Call {
+            prompt: Some(add(&mut parsed.prompts.values, prompt)),
+            output: Some(add(&mut parsed.outputs.values, output)),
+            logprobs: logprobs.map(|values| add(&mut parsed.logprobs, values)),
+            max_id: prompt.iter().chain(*output).copied().max().unwrap_or(-1),
+            finish: facts.finish.as_deref().map_or(Finish::Unknown, Finish::parse),
+            stop_string: facts.stop_string,
+            stop_ids: facts.stop_token_ids,
+            call_id: facts.call_id,
+            choice: facts.choice,
+            kind: facts.kind,
+            turn: facts.turn,
+            started: facts.started,
+            parse_error: facts.parse_error,
+            record: index as u64 + 1,
+            ..Call::default()
+        };
+        parsed.check_logprobs(&mut call);
+        parsed.calls.push(call);
+        let status = facts.status.as_deref().map(|word| crate::capture::status(word).into());
+        who.rollout_id = who.rollout_id.take().or(facts.rollout_id);
+        who.task_id = who.task_id.take().or(facts.task_id);
+        who.pair_id = who.pair_id.take().or(facts.pair_id);
+        who.agent = who.agent.take().or(facts.agent);
+        who.source = who.source.take().or(facts.source);
+        who.attempt = who.attempt.or(facts.attempt);
+        who.status = status.or(who.status.take());
+        who.reward = facts.reward.or(who.reward);
+    }
+    let file: Text = "memory".into();
+    parsed.pieces.push(Piece {
+        who: who.clone(),
+        calls: 0..parsed.calls.len(),
+        complete: true,
+        numbered: false,
+        scope: "".into(),
+        file,
+        format: "memory",
+    });
+    let mut sighted = sight(&parsed, &plan.identities);
+    if let Some(option) = plan.options.needs_profile()
+        && let Some(call) = sighted.iter().find(|call| call.identity.is_none())
+    {
+        let prompt = call.call.prompt.clone().unwrap_or_default();
+        return Err(super::unknown_tokenizer(call, option, &parsed.prompts.values[prompt], &plan.options));
+    }
+    arrange(&mut sighted, &parsed.prompts.values, false, true);
+    let (mut counts, mut planned) = (Counts::default(), Vec::new());
+    let rollout = Rollout {
+        who: &who,
+        calls: sighted,
+        prompts: &parsed.prompts.values,
+        outputs: &parsed.outputs.values,
+        logprobs: &parsed.logprobs,
+    };
+    plan.rows(&rollout, &mut planned, &mut counts);
+    settle(plan, &mut planned, &mut Copies::new(plan.options.seed), &mut counts);
+    super::judge_counts(plan, &counts)?;
+    let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };
+    let mut made = Vec::new();
+    batches(plan, planned, arena, |_, batch| {
+        made.push(batch);
+        Ok(())
+    })?;
+    Ok((made, counts))
+}

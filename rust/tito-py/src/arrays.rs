@@ -1,0 +1,71 @@
+//! Arrays at the door: int32, one dimension, contiguous; a list or an array of another integer type is converted once
+//! by numpy, and only if every value fits.
+
+use crate::errors::usage;
+use numpy::{PyArray1, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use tito_core::ids::Id;
+
+/// Ids that numpy keeps alive.
+pub struct Ids<'py>(PyReadonlyArray1<'py, Id>);
+
+impl<'py> Ids<'py> {
+    /// Takes ids from whatever Python has.
+    pub fn take(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
+        if let Ok(array) = value.cast::<PyArray1<Id>>()
+            && array.is_c_contiguous()
+        {
+            return Ok(Self(array.readonly()));
+        }
+        Ok(Self(convert(value, name)?.readonly()))
+    }
+
+    /// The ids.
+    pub fn slice(&self) -> &[Id] {
+        // `take` saw to it that the array is contiguous.
+        self.0.as_slice().unwrap_or_default()
+    }
+}
+
+/// Offsets of a batch.
+pub fn offsets<'py>(value: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray1<'py, i64>> {
+    let py = value.py();
+    let array = as_array(value, "offsets", "int64")?;
+    Ok(array
+        .cast_into::<PyArray1<i64>>()
+        .map_err(|_| usage(py, "offsets: not one list of whole numbers", HINT))?
+        .readonly())
+}
+
+const HINT: &str = "ids are one-dimensional arrays (or lists) of whole numbers from 0 to 2147483647";
+
+fn convert<'py>(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyArray1<Id>>> {
+    let py = value.py();
+    let array = as_array(value, name, "int32")?;
+    array.cast_into::<PyArray1<Id>>().map_err(|_| usage(py, format!("{name}: not a list of ids"), HINT))
+}
+
+fn as_array<'py>(value: &Bound<'py, PyAny>, name: &str, dtype: &str) -> PyResult<Bound<'py, PyAny>> {
+    let py = value.py();
+    let numpy = py.import("numpy")?;
+    let array = numpy.call_method1("asarray", (value,))?;
+    let array = array.cast::<PyUntypedArray>().map_err(PyErr::from)?;
+    if array.ndim() != 1 {
+        return Err(usage(py, format!("{name}: {} dimensions, not 1", array.ndim()), HINT));
+    }
+    let kind = array.dtype().kind();
+    if array.len() > 0 && !matches!(kind, b'i' | b'u') {
+        return Err(usage(py, format!("{name}: values of type {}, not whole numbers", array.dtype()), HINT));
+    }
+    if array.len() > 0 && dtype == "int32" {
+        let (low, high) = (array.call_method0("min")?, array.call_method0("max")?);
+        if low.lt(0)? || high.gt(i32::MAX)? {
+            let wrong = if low.lt(0)? { low } else { high };
+            return Err(usage(py, format!("{name}: {wrong} is no id"), HINT));
+        }
+    }
+    let options = PyDict::new(py);
+    options.set_item("dtype", dtype)?;
+    numpy.call_method("ascontiguousarray", (array,), Some(&options))
+}

@@ -1,0 +1,200 @@
+//! Faces the core's `convert`, `capture` and `rows`. Options and reports cross as JSON: there are few of them, and the
+//! core's own reader refuses unknown names.
+
+use crate::arrays::Ids;
+use crate::errors::{raise, usage};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tito_core::capture::{self, FORMATS, Parsed, Sources, Unit};
+use tito_core::convert::{self, CallFacts, Options, Plan};
+use tito_core::ids::Profile;
+use tito_core::rows::{Batch, jsonl, schema};
+
+/// How far a run is.
+#[pyclass(frozen, module = "tito._core")]
+#[derive(Default)]
+pub struct Progress {
+    inner: convert::Progress,
+}
+
+#[pymethods]
+impl Progress {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+    #[getter]
+    fn bytes(&self) -> u64 {
+        self.inner.bytes.load(Ordering::Relaxed)
+    }
+    #[getter]
+    fn total(&self) -> u64 {
+        self.inner.total.load(Ordering::Relaxed)
+    }
+    #[getter]
+    fn calls(&self) -> u64 {
+        self.inner.calls.load(Ordering::Relaxed)
+    }
+    #[getter]
+    fn rows(&self) -> u64 {
+        self.inner.rows.load(Ordering::Relaxed)
+    }
+    fn cancel(&self) {
+        self.inner.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn convert(py: Python<'_>, options_json: &str, progress: &Bound<'_, Progress>) -> PyResult<String> {
+    let progress = progress.get();
+    let result = py.detach(|| convert::convert(Options::from_json(options_json)?, &progress.inner));
+    result.map(|report| report.to_string()).map_err(|e| raise(py, &e))
+}
+
+/// Rows as Python gets them: ids, then everything else as JSON, then the counts.
+type Expanded<'py> = (Bound<'py, PyList>, String, String);
+
+/// See `_core.pyi`.
+#[pyfunction]
+#[pyo3(signature = (prompts, outputs, logprobs, calls_json, options_json))]
+pub fn expand_turns<'py>(
+    py: Python<'py>,
+    prompts: Vec<Bound<'py, PyAny>>,
+    outputs: Vec<Bound<'py, PyAny>>,
+    logprobs: Vec<Option<PyReadonlyArray1<'py, f32>>>,
+    calls_json: &str,
+    options_json: &str,
+) -> PyResult<Expanded<'py>> {
+    if prompts.len() != outputs.len() || prompts.len() != logprobs.len() {
+        let message = format!("{} prompts, {} outputs, {} logprobs", prompts.len(), outputs.len(), logprobs.len());
+        return Err(usage(py, message, "give one of each a call"));
+    }
+    let take = |all: &[Bound<'py, PyAny>], name: &str| all.iter().map(|ids| Ids::take(ids, name)).collect();
+    let (prompts, outputs): (Vec<Ids<'_>>, Vec<Ids<'_>>) =
+        (take(&prompts, "prompt_ids")?, take(&outputs, "output_ids")?);
+    let mut calls = Vec::with_capacity(prompts.len());
+    for ((prompt, output), logprobs) in prompts.iter().zip(&outputs).zip(&logprobs) {
+        let logprobs = logprobs.as_ref().map(|values| values.as_slice()).transpose()?;
+        calls.push((prompt.slice(), output.slice(), logprobs));
+    }
+    let made = py.detach(|| {
+        let facts: Vec<CallFacts> = serde_json::from_str(calls_json)
+            .map_err(|e| tito_core::Error::usage(format!("calls: {e}"), "see tito.Call for the names"))?;
+        let plan = Plan::new(Options::from_json(options_json)?)?;
+        let (batches, counts) = convert::expand(&plan, &calls, facts)?;
+        let metas =
+            batches.iter().flat_map(|batch| &batch.meta).map(jsonl::meta).collect::<tito_core::Result<Vec<_>>>()?;
+        let counts = counts.to_json(&plan.options.upweight).to_string();
+        Ok::<_, tito_core::Error>((batches, format!("[{}]", metas.join(",")), counts))
+    });
+    let (batches, metas, counts) = made.map_err(|e| raise(py, &e))?;
+    let rows = PyList::empty(py);
+    for batch in &batches {
+        add_rows(py, &rows, batch)?;
+    }
+    Ok((rows, metas, counts))
+}
+
+fn add_rows(py: Python<'_>, rows: &Bound<'_, PyList>, batch: &Batch) -> PyResult<()> {
+    for row in 0..batch.meta.len() {
+        let prompt = &batch.input_ids.values[batch.input_ids.ranges[row].clone()];
+        let output = &batch.output_ids.values[batch.output_ids.ranges[row].clone()];
+        let logprobs = batch.output_logprobs.as_ref().filter(|(_, present)| present[row]);
+        let logprobs = logprobs.map(|(all, _)| PyArray1::from_slice(py, &all.values[all.ranges[row].clone()]));
+        rows.append((PyArray1::from_slice(py, prompt), PyArray1::from_slice(py, output), logprobs))?;
+    }
+    Ok(())
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn built_in_profile(py: Python<'_>, name: &str) -> PyResult<String> {
+    Profile::built_in(name).map(|profile| profile.to_json()).map_err(|e| raise(py, &e))
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn built_in_profiles() -> Vec<&'static str> {
+    Profile::built_in_names()
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn schema_json() -> String {
+    schema::describe().to_string()
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn formats_json() -> String {
+    let all: Vec<_> = FORMATS.iter().map(|f| serde_json::json!({"name": f.name, "about": f.about})).collect();
+    serde_json::Value::from(all).to_string()
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub fn defaults_json(py: Python<'_>) -> PyResult<String> {
+    serde_json::to_string(&Options::default()).map_err(|e| usage(py, e.to_string(), "this is a bug in tito"))
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+#[pyo3(signature = (path, *, record=None, limit=3, from_format=None))]
+pub fn call_ids<'py>(
+    py: Python<'py>,
+    path: &str,
+    record: Option<u64>,
+    limit: usize,
+    from_format: Option<&str>,
+) -> PyResult<Bound<'py, PyList>> {
+    let shown = PyList::empty(py);
+    let sources = Sources::new(&[path.to_owned()], from_format, None, Arc::new(AtomicU64::new(0)));
+    let mut sources = sources.map_err(|e| raise(py, &e))?;
+    let mut unit = Unit::default();
+    while shown.len() < limit {
+        let next = py.detach(|| sources.next_unit(std::mem::take(&mut unit))).map_err(|e| raise(py, &e))?;
+        let Some(next) = next else { break };
+        unit = next;
+        let mut parsed = Parsed::default();
+        py.detach(|| capture::parse(&unit, &mut parsed));
+        for lost in parsed.lost.iter().filter(|lost| record.is_none_or(|wanted| wanted == lost.record)) {
+            let entry = PyDict::new(py);
+            entry.set_item("file", &*lost.file)?;
+            entry.set_item("record", lost.record)?;
+            entry.set_item("bad", &lost.bad.message)?;
+            shown.append(entry)?;
+        }
+        for piece in &parsed.pieces {
+            for call in &parsed.calls[piece.calls.clone()] {
+                if shown.len() == limit || record.is_some_and(|wanted| wanted != call.record) {
+                    continue;
+                }
+                let entry = PyDict::new(py);
+                let ids = |range: &Option<std::ops::Range<usize>>, arena: &[i32]| {
+                    range.as_ref().map(|range| arena[range.clone()].to_vec().into_pyarray(py))
+                };
+                entry.set_item("file", &*piece.file)?;
+                entry.set_item("record", call.record)?;
+                entry.set_item("format", piece.format)?;
+                entry.set_item("rollout_id", piece.who.rollout_id.as_deref())?;
+                entry.set_item("task_id", piece.who.task_id.as_deref())?;
+                entry.set_item("agent", piece.who.agent.as_deref())?;
+                entry.set_item("status", piece.who.status.as_deref())?;
+                entry.set_item("reward", piece.who.reward)?;
+                entry.set_item("turn", call.turn)?;
+                entry.set_item("call_id", call.call_id.as_deref())?;
+                entry.set_item("kind", call.kind.as_deref())?;
+                entry.set_item("parse_error", call.parse_error)?;
+                entry.set_item("prompt_ids", ids(&call.prompt, &parsed.prompts.values))?;
+                entry.set_item("output_ids", ids(&call.output, &parsed.outputs.values))?;
+                entry.set_item("bad", call.bad.as_ref().map(|bad| bad.message.as_str()))?;
+                shown.append(entry)?;
+            }
+        }
+    }
+    Ok(shown)
+}

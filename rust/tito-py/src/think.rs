@@ -1,0 +1,369 @@
+//! Faces the core's `ids`: one array, or many as values and offsets, or an Arrow list array.
+
+use crate::arrays::{Ids, offsets as take_offsets};
+use crate::errors::{raise, usage};
+use arrow::array::{Array, ArrayData, GenericListArray, Int32Array, ListArray, OffsetSizeTrait, make_array};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field};
+use arrow_pyarrow::{FromPyArrow, ToPyArrow};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyString};
+use std::sync::{Arc, LazyLock};
+use tito_core::ids::think::{self, Opened};
+use tito_core::ids::{Id, Profile, loss};
+
+/// A profile made ready to search with.
+#[pyclass(frozen, module = "tito._core")]
+pub struct ThinkRule {
+    rule: think::ThinkRule,
+}
+
+#[pymethods]
+impl ThinkRule {
+    #[new]
+    fn new(py: Python<'_>, profile_json: &str) -> PyResult<Self> {
+        let profile = Profile::from_json(profile_json).map_err(|e| raise(py, &e))?;
+        Ok(Self { rule: think::ThinkRule::new(&profile) })
+    }
+}
+
+/// Used when nobody names a profile: Qwen3, by far the most common family of captures, and a guess.
+static GUESS: LazyLock<Option<(think::ThinkRule, Id)>> = LazyLock::new(|| {
+    let profile = Profile::built_in("qwen3").ok()?;
+    Some((think::ThinkRule::new(&profile), profile.id_limit))
+});
+
+/// Where thinking is in one output.
+#[pyclass(frozen, module = "tito._core")]
+pub struct Found {
+    found: think::Found,
+}
+
+#[pymethods]
+impl Found {
+    /// int64 array of shape (n, 2).
+    #[getter]
+    fn spans<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<i64>>> {
+        let flat: Vec<i64> = self.found.spans.iter().flat_map(|span| [span.start as i64, span.end as i64]).collect();
+        let rows = flat.len() / 2;
+        flat.into_pyarray(py).reshape([rows, 2])
+    }
+    /// No marker in the output, and the prompt left no thinking open.
+    #[getter]
+    fn absent(&self) -> bool {
+        self.found.absent
+    }
+    /// Thinking is open at the end.
+    #[getter]
+    fn unterminated(&self) -> bool {
+        self.found.unterminated
+    }
+    /// A marker stays that no rule explains.
+    #[getter]
+    fn odd(&self) -> bool {
+        self.found.odd
+    }
+    /// A marker was matched as several ids.
+    #[getter]
+    fn split_marker(&self) -> bool {
+        self.found.split_marker
+    }
+    fn __repr__(&self) -> String {
+        let spans: Vec<_> = self.found.spans.iter().map(|s| (s.start, s.end)).collect();
+        let f = &self.found;
+        format!(
+            "Found(spans={spans:?}, absent={}, unterminated={}, odd={})",
+            PyWord(f.absent),
+            PyWord(f.unterminated),
+            PyWord(f.odd)
+        )
+    }
+}
+
+struct PyWord(bool);
+
+impl std::fmt::Display for PyWord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0 { "True" } else { "False" })
+    }
+}
+
+/// What an output is searched with.
+struct Search<'a> {
+    rule: &'a think::ThinkRule,
+    /// Ids from here on are not of the guessed family.
+    limit: Option<Id>,
+}
+
+/// The rule behind a `profile` argument: a Profile of ours keeps its own, made at first use.
+fn with_rule<T>(
+    py: Python<'_>,
+    profile: Option<&Bound<'_, PyAny>>,
+    work: impl FnOnce(Search<'_>) -> PyResult<T>,
+) -> PyResult<T> {
+    match profile {
+        None => match &*GUESS {
+            Some((rule, limit)) => work(Search { rule, limit: Some(*limit) }),
+            None => Err(usage(py, "the built-in profile does not read", "name one with profile=")),
+        },
+        Some(profile) => {
+            let owner = profile.getattr(pyo3::intern!(py, "think_rule")).map_err(|_| {
+                usage(py, "profile: not a tito.Profile", "make one with tito.Profile.named or from_tokenizer")
+            })?;
+            let rule = owner.cast::<ThinkRule>()?.get();
+            work(Search { rule: &rule.rule, limit: None })
+        }
+    }
+}
+
+impl Search<'_> {
+    /// Refuses ids of another family where the profile is a guess.
+    fn check(&self, py: Python<'_>, ids: &[Id]) -> PyResult<()> {
+        let Some(limit) = self.limit else { return Ok(()) };
+        // The maximum vectorises; the position is looked for only when something is wrong.
+        if ids.iter().copied().fold(-1, Id::max) < limit {
+            return Ok(());
+        }
+        let at = ids.iter().position(|id| *id >= limit).unwrap_or(0);
+        Err(usage(
+            py,
+            format!("id {} at position {at} is not a Qwen3 id, and without profile= Qwen3 is assumed", ids[at]),
+            "name the family: profile=tito.Profile.named(\"qwen3.5\"), or tito.Profile.from_tokenizer(DIR)",
+        ))
+    }
+}
+
+fn opened_of(
+    py: Python<'_>,
+    search: &Search<'_>,
+    prompt: Option<&Bound<'_, PyAny>>,
+    opened: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Opened> {
+    let wrong =
+        || usage(py, "opened: not True, False, \"yes\", \"pair\" or \"no\"", "or give prompt= and leave it out");
+    match (prompt, opened) {
+        (Some(_), Some(_)) => {
+            Err(usage(py, "prompt and opened are both given", "give one: the prompt tells the other"))
+        }
+        (Some(prompt), None) => {
+            let prompt = Ids::take(prompt, "prompt")?;
+            search.check(py, prompt.slice())?;
+            Ok(search.rule.opened_by(prompt.slice()))
+        }
+        (None, Some(opened)) => {
+            if let Ok(flag) = opened.cast::<PyBool>() {
+                return Ok(if flag.is_true() { Opened::Yes } else { Opened::No });
+            }
+            match opened.cast::<PyString>().map_err(|_| wrong())?.to_str()? {
+                "yes" => Ok(Opened::Yes),
+                "pair" => Ok(Opened::Pair),
+                "no" => Ok(Opened::No),
+                _ => Err(wrong()),
+            }
+        }
+        (None, None) => Ok(Opened::Unknown),
+    }
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+#[pyo3(signature = (ids, /, *, prompt=None, opened=None, profile=None))]
+pub fn find_think(
+    py: Python<'_>,
+    ids: &Bound<'_, PyAny>,
+    prompt: Option<&Bound<'_, PyAny>>,
+    opened: Option<&Bound<'_, PyAny>>,
+    profile: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Found> {
+    let ids = Ids::take(ids, "ids")?;
+    with_rule(py, profile, |search| {
+        search.check(py, ids.slice())?;
+        let opened = opened_of(py, &search, prompt, opened)?;
+        let (slice, rule) = (ids.slice(), search.rule);
+        Ok(Found { found: detached(py, slice.len(), || rule.find(slice, opened)) })
+    })
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+#[pyo3(signature = (ids, /, *, offsets=None, prompt=None, opened=None, profile=None))]
+pub fn strip_think<'py>(
+    py: Python<'py>,
+    ids: &Bound<'py, PyAny>,
+    offsets: Option<&Bound<'py, PyAny>>,
+    prompt: Option<&Bound<'py, PyAny>>,
+    opened: Option<&Bound<'py, PyAny>>,
+    profile: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    if offsets.is_none() && !ids.is_instance_of::<PyArray1<Id>>() && ids.hasattr("__arrow_c_array__")? {
+        let data = ArrayData::from_pyarrow_bound(ids)?;
+        // A flat Arrow array is one list of ids; a list array is many.
+        if data.data_type() != &DataType::Int32 {
+            return strip_arrow(py, data, prompt, opened, profile);
+        }
+    }
+    let values = Ids::take(ids, "ids")?;
+    with_rule(py, profile, |search| {
+        search.check(py, values.slice())?;
+        if let Some(offsets) = offsets {
+            no_prompt(py, prompt)?;
+            let offsets = take_offsets(offsets)?;
+            let opened = opened_of(py, &search, None, opened)?;
+            let (slice, rule) = (values.slice(), search.rule);
+            let offsets = offsets.as_slice()?;
+            let stripped = detached(py, slice.len(), || rule.strip_batch(slice, offsets, &[opened]));
+            let (values, offsets, _) = stripped.map_err(|e| raise(py, &e))?;
+            return Ok((values.into_pyarray(py), offsets.into_pyarray(py)).into_pyobject(py)?.into_any());
+        }
+        let opened = opened_of(py, &search, prompt, opened)?;
+        let (slice, rule) = (values.slice(), search.rule);
+        let (kept, _) = detached(py, slice.len(), || rule.strip(slice, opened));
+        Ok(kept.into_pyarray(py).into_any())
+    })
+}
+
+fn no_prompt(py: Python<'_>, prompt: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    match prompt {
+        None => Ok(()),
+        Some(_) => {
+            Err(usage(py, "prompt: a batch has many prompts", "say how they end with opened=, or strip one by one"))
+        }
+    }
+}
+
+fn strip_arrow<'py>(
+    py: Python<'py>,
+    data: ArrayData,
+    prompt: Option<&Bound<'py, PyAny>>,
+    opened: Option<&Bound<'py, PyAny>>,
+    profile: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    no_prompt(py, prompt)?;
+    let array = make_array(data);
+    if let Some(lists) = array.as_any().downcast_ref::<ListArray>() {
+        return strip_lists(py, lists, opened, profile);
+    }
+    if let Some(lists) = array.as_any().downcast_ref::<GenericListArray<i64>>() {
+        return strip_lists(py, lists, opened, profile);
+    }
+    Err(usage(py, format!("ids: an Arrow array of {}", array.data_type()), "give list<int32> or large_list<int32>"))
+}
+
+fn strip_lists<'py, O: OffsetSizeTrait + ToI64>(
+    py: Python<'py>,
+    lists: &GenericListArray<O>,
+    opened: Option<&Bound<'py, PyAny>>,
+    profile: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let Some(values) = lists.values().as_any().downcast_ref::<Int32Array>().filter(|v| v.null_count() == 0) else {
+        return Err(usage(
+            py,
+            "ids: the lists do not hold int32 without nulls",
+            "give list<int32> or large_list<int32>",
+        ));
+    };
+    let offsets: Vec<i64> = lists.value_offsets().iter().map(|o| o.to_i64()).collect();
+    with_rule(py, profile, |search| {
+        let slice: &[Id] = values.values();
+        search.check(py, slice)?;
+        let opened = opened_of(py, &search, None, opened)?;
+        let rule = search.rule;
+        let stripped = detached(py, slice.len(), || rule.strip_batch(slice, &offsets, &[opened]));
+        let (kept, ends, _) = stripped.map_err(|e| raise(py, &e))?;
+        let field = Arc::new(Field::new("item", DataType::Int32, true));
+        let ends = OffsetBuffer::new(ends.into_iter().map(O::from_i64).collect::<Vec<_>>().into());
+        let list = GenericListArray::<O>::new(field, ends, Arc::new(Int32Array::from(kept)), lists.nulls().cloned());
+        list.to_data().to_pyarrow(py)
+    })
+}
+
+/// Both offset types as int64, which the core takes; what is stripped is never longer, so the way back fits.
+pub trait ToI64 {
+    fn to_i64(&self) -> i64;
+    fn from_i64(value: i64) -> Self;
+}
+
+impl ToI64 for i32 {
+    fn to_i64(&self) -> i64 {
+        i64::from(*self)
+    }
+    fn from_i64(value: i64) -> Self {
+        value as Self
+    }
+}
+
+impl ToI64 for i64 {
+    fn to_i64(&self) -> i64 {
+        *self
+    }
+    fn from_i64(value: i64) -> Self {
+        value
+    }
+}
+
+/// Releases the GIL around work on so many ids. Short work keeps it: letting go and taking it back costs more than
+/// cutting a few thousand ids.
+fn detached<T: Send>(py: Python<'_>, ids: usize, work: impl FnOnce() -> T + Send) -> T {
+    const WORTH_IT: usize = 16 << 10;
+    if ids < WORTH_IT { work() } else { py.detach(work) }
+}
+
+fn weights(py: Python<'_>, prompt: usize, output: usize, loss_spans: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<f32>> {
+    let length = prompt + output;
+    let Some(spans) = loss_spans else { return Ok(loss::weights(length, [(prompt..length, 1.0)])) };
+    let array = py.import("numpy")?.call_method1("asarray", (spans, "float64"))?;
+    let array = array.call_method1(
+        "reshape",
+        (-1, if array.len()? == 0 { 3 } else { array.getattr("shape")?.get_item(-1)?.extract()? }),
+    )?;
+    let array = array.cast_into::<PyArray2<f64>>().map_err(PyErr::from)?;
+    let array = array.readonly();
+    let columns = array.shape()[1];
+    if !(2..=3).contains(&columns) {
+        return Err(usage(
+            py,
+            format!("loss_spans: {columns} columns"),
+            "a span is (start, end) or (start, end, weight)",
+        ));
+    }
+    let mut spans = Vec::new();
+    for row in array.as_array().rows() {
+        let (start, end) = (row[0], row[1]);
+        if start < 0.0 || end < start || end > length as f64 || start.fract() != 0.0 || end.fract() != 0.0 {
+            let message = format!("loss_spans: [{start}, {end}) is not inside the {length} ids of the row");
+            return Err(usage(py, message, "spans are half-open and count from the start of input_ids"));
+        }
+        spans.push((start as usize..end as usize, if columns == 3 { row[2] as f32 } else { 1.0 }));
+    }
+    Ok(loss::weights(length, spans))
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+#[pyo3(signature = (input_ids, output_ids, loss_spans=None))]
+pub fn loss_mask<'py>(
+    py: Python<'py>,
+    input_ids: &Bound<'py, PyAny>,
+    output_ids: &Bound<'py, PyAny>,
+    loss_spans: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyArray1<i8>>> {
+    let (prompt, output) = (Ids::take(input_ids, "input_ids")?, Ids::take(output_ids, "output_ids")?);
+    let weights = weights(py, prompt.slice().len(), output.slice().len(), loss_spans)?;
+    Ok(weights.iter().map(|weight| i8::from(*weight != 0.0)).collect::<Vec<_>>().into_pyarray(py))
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+#[pyo3(signature = (input_ids, output_ids, loss_spans=None))]
+pub fn labels<'py>(
+    py: Python<'py>,
+    input_ids: &Bound<'py, PyAny>,
+    output_ids: &Bound<'py, PyAny>,
+    loss_spans: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyArray1<Id>>> {
+    let (prompt, output) = (Ids::take(input_ids, "input_ids")?, Ids::take(output_ids, "output_ids")?);
+    let weights = weights(py, prompt.slice().len(), output.slice().len(), loss_spans)?;
+    let ids = prompt.slice().iter().chain(output.slice()).copied();
+    Ok(loss::labels(ids, &weights).into_pyarray(py))
+}
