@@ -153,3 +153,19 @@ def save_qwen(directory: Path, family: str, chat_template: str) -> Path:
 
 def _write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+BUILT_IN = {"qwen3": "qwen3", "qwen3.5": "qwen3_5_think"}
+"""The built-in profiles, and the chat template that each is derived with."""
+
+if __name__ == "__main__":
+    # Writes the built-in profiles anew: PYTHONPATH=python python tests/made_tokenizers.py
+    from tempfile import TemporaryDirectory
+
+    from tito.profile import Profile
+
+    built_in = Path(__file__).parents[1] / "rust/tito-core/src/ids/profiles"
+    for name, chat_template in BUILT_IN.items():
+        with TemporaryDirectory() as made:
+            directory = save_qwen(Path(made), name, template(chat_template))
+            Profile.from_tokenizer(directory, name=name).save(built_in / f"{name}.json")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -90,9 +91,7 @@ class Profile:
     @classmethod
     def named(cls, name: str) -> Self:
         """A built-in profile: `Profile.named("qwen3")`. An unknown name is the core's usage error."""
-        from tito import _core
-
-        return cls.from_json(_core.built_in_profile(name))
+        return cls.from_json(import_module("tito._core").built_in_profile(name))
 
     @classmethod
     def from_tokenizer(

@@ -166,6 +166,8 @@ class _Turns:
 class _Think:
     open: tuple[Ids, ...]
     close: tuple[Ids, ...]
+    texts: tuple[list[str], list[str]]
+    """What openers and closers look like."""
     lone_close: bool
     header: Region
 
@@ -226,6 +228,8 @@ def _find_turns(template: _Template) -> _Turns:
         raise template.refuse("the chat template does not show what user and assistant say")
 
     end = _common([after_user.ids, to_answer.ids])
+    if end < len(after_user.ids) and to_answer.text.startswith(after_user.text):
+        raise template.refuse(f"one id covers the end of {after_user.text!r} and the start of the header behind it")
     if not to_answer.cut(end).text.strip():
         end = 0  # [INST] style: what closes the user's turn is all that opens the answer
     user_end = to_answer.cut(0, end)
@@ -316,6 +320,7 @@ def _find_think(template: _Template, turns: _Turns) -> _Think:
         else:
             tag = _TAG.match(closer.text)
             closer_text = tag.group() if tag else closer.text
+        opener_text, closer_text = (text.rstrip().lstrip("\n") for text in (opener_text, closer_text))
         if not opener_text or not closer_text:
             seen = shown.text[shown.text.rfind(_USER) :]
             raise template.refuse(f"reasoning is rendered without markers around it: {seen!r}")
@@ -331,6 +336,7 @@ def _find_think(template: _Template, turns: _Turns) -> _Think:
     return _Think(
         _unique(s for text in dict.fromkeys(openers) for s in _spelled(template, text, cut_left=False)),
         _unique(s for text in dict.fromkeys(closers) for s in _spelled(template, text, cut_left=True)),
+        (openers, closers),
         lone_close,
         header,
     )
@@ -340,11 +346,13 @@ def _reasoning_renders(template: _Template) -> Iterable[tuple[Region, str]]:
     """Renders in which an answer has reasoning, each with the word that follows it."""
     user, more = _message("user", _USER), _message("user", _USER_2)
     answer = _message("assistant", _ASSISTANT, **_reasoning(_REASON))
-    for messages in ([user, answer], [user, answer, more]):
+    talks: tuple[list[Message], ...] = ([user, answer], [user, answer, more])
+    for messages in talks:
         if (render := template.try_render(messages)) is not None:
             yield render, _ASSISTANT
     for call, result in _tool_messages(_reasoning(_REASON)):
-        for messages in ([user, call], [user, call, result]):
+        talks = ([user, call], [user, call, result])
+        for messages in talks:
             if (render := template.try_render(messages)) is not None:
                 yield render, _TOOL
 
@@ -407,15 +415,16 @@ def _find_tails(template: _Template, turns: _Turns, think: _Think) -> tuple[Ids,
         raise template.refuse(
             f"the generation prompt is {default.text!r} by default, {on.text!r} with thinking on and {off.text!r} off"
         )
+    openers, closers = think.texts
     for tail in (on, off):
-        rest = tail.cut(len(think.header.ids)).strip()
-        if rest.ids and not _starts(rest.ids, think.open) and not _starts(rest.ids, think.close):
+        rest = tail.cut(len(think.header.ids)).text.strip()
+        if rest and not rest.startswith((*openers, *closers)):
             what = f"the generation prompt ends in {tail.text!r}: what stands behind {think.header.text!r}"
             raise template.refuse(f"{what} is no think marker that a render shows")
-    closed_on, closed_off = _holds(on.ids, think.close), _holds(off.ids, think.close)
+    closed_on, closed_off = (any(text in tail.text for text in closers) for tail in (on, off))
     if on.ids == off.ids:
         return on.ids, on.ids if closed_on else None
-    if closed_on or (_holds(off.ids, think.open) and not closed_off):
+    if closed_on or (any(text in off.text for text in openers) and not closed_off):
         raise template.refuse(
             f"thinking on and off contradict each other: the generation prompt ends in {on.text!r} with thinking on, "
             f"in {off.text!r} with thinking off"
@@ -438,13 +447,15 @@ def _find_turn_starts(template: _Template, turns: _Turns, think: _Think) -> list
 
     starts = [start(turns.user_header), start(think.header)]
     user, system = _message("user", _USER), _message("system", _SYSTEM)
-    openings = [_opening(template, [user], _USER), _opening(template, [system, user], _SYSTEM)]
-    openings = [opening for opening in openings if opening is not None]
-    shared = _common([opening.ids for opening in openings])
+    found = _opening(template, [user], _USER), _opening(template, [system, user], _SYSTEM)
+    openings = [opening for opening in found if opening is not None]
+    shared = _common([opening.ids for opening in openings]) if len(openings) > 1 else 0
+    while shared and not template.added.issuperset(openings[0].ids[:shared]):
+        shared -= 1
     for opening in openings:
         # A role that only the first message has, or whose header is another there, shows behind what all begin with.
         if not any(_holds(opening.ids, (known,)) for known in starts if known):
-            starts.append(start(opening.cut(shared)) or start(opening))
+            starts.append(start(opening.cut(shared)))
     return starts
 
 
@@ -565,7 +576,9 @@ def _find_stops(template: _Template, turns: _Turns, tools: _Tools) -> Ids:
     found += tools.stop
     if (eos := source.tokenizer.token_to_id(source.special.get("eos_token", ""))) is not None:
         found.append(eos)
-    return tuple(dict.fromkeys([*found, *source.stop_ids]))
+    if not (found := [*found, *source.stop_ids]):
+        raise template.refuse("no id is known that ends an answer: the turn end is no added token, no eos_token is set")
+    return tuple(dict.fromkeys(found))
 
 
 def _find_prompt_start(template: _Template) -> Ids:

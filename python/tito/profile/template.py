@@ -44,6 +44,8 @@ class ChatTemplate:
                 # A scope of its own, as the block that transformers makes of it: what is set inside stays inside.
                 return [nodes.Scope(body).set_lineno(line)]
 
+        self._now = datetime.now()
+
         def raise_exception(message: str) -> None:
             raise jinja2.TemplateError(message)
 
@@ -53,7 +55,6 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = raise_exception
         environment.globals["strftime_now"] = lambda form: self._now.strftime(form)
-        self._now = datetime.now()
         self._special = dict(special)
         try:
             self._template = environment.from_string(text)
