@@ -122,13 +122,18 @@ def deepseek() -> Tokenizer:
 
 @functools.cache
 def stand_in(added: tuple[str, ...]) -> Tokenizer:
-    """The first 20,000 ranks of Qwen3 and `added` as special tokens: ids are made up, the splitting is real."""
-    return _tokenizer("qwen.tiktoken", 20_000, [(text, True) for text in added])
+    """The first 8,000 ranks of Qwen3 and `added` as special tokens: ids are made up, the splitting is real."""
+    return _tokenizer("qwen.tiktoken", 8_000, [(text, True) for text in added])
 
 
 def save_model(
-    directory: Path, tokenizer: Tokenizer, chat_template: str | None, *, special: dict[str, str] | None = None,
-    eos: list[int] | None = None, rows: int | None = None,
+    directory: Path,
+    tokenizer: Tokenizer,
+    chat_template: str | None,
+    *,
+    special: dict[str, str] | None = None,
+    eos: list[int] | None = None,
+    rows: int | None = None,
 ) -> Path:
     """Writes a model directory as hubs have it, without weights."""
     directory.mkdir(parents=True, exist_ok=True)

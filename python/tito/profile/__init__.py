@@ -95,7 +95,10 @@ class Profile:
 
     @classmethod
     def from_tokenizer(
-        cls, source: str | os.PathLike[str] | object, *, name: str | None = None,
+        cls,
+        source: str | os.PathLike[str] | object,
+        *,
+        name: str | None = None,
         chat_template: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Derives the profile of a tokenizer and its chat template, without a network.

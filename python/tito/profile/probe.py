@@ -200,7 +200,7 @@ def derive(source: Source) -> dict[str, Any]:
         "think_open": think.open,
         "think_close": think.close,
         "lone_close": think.lone_close,
-        "after_close": newline_ids(source.tokenizer),
+        "after_close": newline_ids(source.tokenizer, vocab_size),
         "tool_open": tools.open,
         "turn_start": _unique([*starts, *tools.turn_start]),
         "assistant_start": _unique([think.header.ids, *tools.assistant_start]),
@@ -450,6 +450,9 @@ def _find_turn_starts(template: _Template, turns: _Turns, think: _Think) -> list
     found = _opening(template, [user], _USER), _opening(template, [system, user], _SYSTEM)
     openings = [opening for opening in found if opening is not None]
     shared = _common([opening.ids for opening in openings]) if len(openings) > 1 else 0
+    end = turns.user_end.strip().ids
+    if openings and end and _holds(openings[0].ids, (end,)):
+        shared = 0  # a system turn stands there even when nobody gave one: what is shared is its header (Kimi)
     while shared and not template.added.issuperset(openings[0].ids[:shared]):
         shared -= 1
     for opening in openings:

@@ -32,7 +32,9 @@ class Source:
 
 
 def read_source(
-    source: str | os.PathLike[str] | object, *, name: str | None = None,
+    source: str | os.PathLike[str] | object,
+    *,
+    name: str | None = None,
     chat_template: str | os.PathLike[str] | None = None,
 ) -> Source:
     """Reads a tokenizer directory, a `tokenizer.json` or a transformers tokenizer; see `Profile.from_tokenizer`."""
@@ -58,17 +60,24 @@ def _from_directory(path: Path, name: str | None, template: str | None) -> Sourc
     special = _special({**_json(path / "special_tokens_map.json"), **config})
     if template is None:
         template = _directory_template(path, config)
-    eos = _json(path / "generation_config.json").get("eos_token_id")
-    model = _json(path / "config.json")
-    rows = model.get("vocab_size", _mapping(model.get("text_config")).get("vocab_size"))
+    stop_ids, rows = _beside(path)
     return Source(
         name=name or path.resolve().name,
         tokenizer=_parse(file, _text(file)),
         chat_template=template,
         special=special,
-        stop_ids=tuple(i for i in (eos if isinstance(eos, list) else [eos]) if isinstance(i, int)),
-        model_ids=rows if isinstance(rows, int) else None,
+        stop_ids=stop_ids,
+        model_ids=rows,
     )
+
+
+def _beside(path: Path) -> tuple[tuple[int, ...], int | None]:
+    """What a model directory says beside the tokenizer: the end-of-text ids and the rows of the embedding."""
+    eos = _json(path / "generation_config.json").get("eos_token_id")
+    model = _json(path / "config.json")
+    rows = model.get("vocab_size", _mapping(model.get("text_config")).get("vocab_size"))
+    stop_ids = tuple(i for i in (eos if isinstance(eos, list) else [eos]) if isinstance(i, int))
+    return stop_ids, rows if isinstance(rows, int) else None
 
 
 def _directory_template(path: Path, config: Mapping[str, Any]) -> str:
@@ -106,13 +115,15 @@ def _from_object(source: object, name: str | None, template: str | None) -> Sour
     if backend is None or not hasattr(backend, "to_str"):
         kind = type(source).__name__
         raise ProfileError(f"{kind} is not a fast tokenizer", "pass a directory, a tokenizer.json or a fast tokenizer")
-    label = name or Path(str(getattr(source, "name_or_path", "") or "")).name or "unnamed"
+    origin = str(getattr(source, "name_or_path", "") or "")
+    label = name or Path(origin).name or "unnamed"
     if template is None:
         template = _pick_template(getattr(source, "chat_template", None))
     if template is None:
         raise ProfileError(f"{label}: the tokenizer has no chat template", _GIVE_TEMPLATE)
     special = _special(_mapping(getattr(source, "special_tokens_map", None)))
-    return Source(label, _parse(Path(label), backend.to_str()), template, special, (), None)
+    stop_ids, rows = _beside(Path(origin)) if origin and Path(origin).is_dir() else ((), None)
+    return Source(label, _parse(Path(label), backend.to_str()), template, special, stop_ids, rows)
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -122,11 +133,14 @@ def tokenizer_hash(tokenizer: Any) -> str:
     """
     parts = json.loads(tokenizer.to_str())
     model = parts["model"]
-    vocabulary = model.get("vocab")
-    scores = [entry[1] for entry in vocabulary] if isinstance(vocabulary, list) else None
+    vocabulary, scores = model["vocab"], None
+    if isinstance(vocabulary, list):
+        vocabulary, scores = {entry[0]: n for n, entry in enumerate(vocabulary)}, [entry[1] for entry in vocabulary]
+    # Some files hold the added tokens in the vocabulary too.
+    vocabulary.update((token["content"], token["id"]) for token in parts["added_tokens"])
     flags = ("id", "content", "special", "lstrip", "rstrip", "single_word", "normalized")
     content = {
-        "vocabulary": sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: (item[1], item[0])),
+        "vocabulary": sorted(vocabulary.items(), key=lambda item: (item[1], item[0])),
         # Older files write a merge as "a b", newer ones as ["a", "b"].
         "merges": [m.split(" ") if isinstance(m, str) else m for m in model.get("merges") or []],
         "scores": scores,
@@ -140,11 +154,10 @@ def template_hash(text: str) -> str:
     return _hash(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def newline_ids(tokenizer: Any) -> tuple[int, ...]:
-    r"""All ids whose text is only `\n`, ascending. `\r` is text: no template drops it with a closer."""
-    ids = sorted(set(tokenizer.get_vocab(with_added_tokens=True).values()))
-    texts = tokenizer.decode_batch([[i] for i in ids], skip_special_tokens=False)
-    return tuple(i for i, text in zip(ids, texts, strict=True) if text and not text.strip("\n"))
+def newline_ids(tokenizer: Any, vocab_size: int) -> tuple[int, ...]:
+    r"""All ids below `vocab_size` whose text is only `\n`, ascending. `\r` is text: no template drops it."""
+    texts = tokenizer.decode_batch([[i] for i in range(vocab_size)], skip_special_tokens=False)
+    return tuple(i for i, text in enumerate(texts) if text and not text.strip("\n"))
 
 
 def _hash(text: str) -> str:

@@ -62,8 +62,13 @@ class ChatTemplate:
             raise ProfileError(f"the chat template does not compile: {e}", "repair it, or give another") from e
 
     def render(
-        self, messages: Sequence[Message], *, generate: bool = False, tools: Sequence[Mapping[str, Any]] | None = None,
-        now: datetime | None = None, **options: Any,
+        self,
+        messages: Sequence[Message],
+        *,
+        generate: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        now: datetime | None = None,
+        **options: Any,
     ) -> str:
         """The text of a conversation; with `generate`, ending in a generation prompt. `options` are template kwargs.
 
@@ -75,7 +80,10 @@ class ChatTemplate:
 
 
 def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None,
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
     """jinja's own filter escapes HTML; templates for models want plain JSON."""
