@@ -164,16 +164,21 @@ class _Turns:
 
 @dataclass(frozen=True)
 class _Think:
+    """How thinking is marked; all empty where the template shows none."""
+
     open: tuple[Ids, ...]
     close: tuple[Ids, ...]
     texts: tuple[list[str], list[str]]
     """What openers and closers look like."""
     lone_close: bool
     header: Region
+    """The assistant header without think markers."""
 
 
 @dataclass(frozen=True)
 class _Tools:
+    """What tool calls add; empty where the template knows none."""
+
     open: tuple[Ids, ...]
     turn_start: tuple[Ids, ...]
     turn_end: tuple[Ids, ...]
