@@ -1,0 +1,14 @@
+"""The error of this room."""
+
+from __future__ import annotations
+
+
+class ProfileError(ValueError):
+    """A profile, tokenizer or chat template that cannot be used. `str(e)` says what was seen, `e.hint` what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return str(self.args[0])
