@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyList};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tito_core::capture::{self, FORMATS, Parsed, Sources, Unit};
-use tito_core::convert::{self, CallFacts, Options, Plan};
+use tito_core::convert::{self as core, CallFacts, Options, Plan};
 use tito_core::ids::Profile;
 use tito_core::rows::{Batch, jsonl, schema};
 
@@ -17,7 +17,7 @@ use tito_core::rows::{Batch, jsonl, schema};
 #[pyclass(frozen, module = "tito._core")]
 #[derive(Default)]
 pub struct Progress {
-    inner: convert::Progress,
+    inner: core::Progress,
 }
 
 #[pymethods]
@@ -51,7 +51,7 @@ impl Progress {
 #[pyfunction]
 pub fn convert(py: Python<'_>, options_json: &str, progress: &Bound<'_, Progress>) -> PyResult<String> {
     let progress = progress.get();
-    let result = py.detach(|| convert::convert(Options::from_json(options_json)?, &progress.inner));
+    let result = py.detach(|| core::convert(Options::from_json(options_json)?, &progress.inner));
     result.map(|report| report.to_string()).map_err(|e| raise(py, &e))
 }
 
@@ -73,9 +73,10 @@ pub fn expand_turns<'py>(
         let message = format!("{} prompts, {} outputs, {} logprobs", prompts.len(), outputs.len(), logprobs.len());
         return Err(usage(py, message, "give one of each a call"));
     }
-    let take = |all: &[Bound<'py, PyAny>], name: &str| all.iter().map(|ids| Ids::take(ids, name)).collect();
-    let (prompts, outputs): (Vec<Ids<'_>>, Vec<Ids<'_>>) =
-        (take(&prompts, "prompt_ids")?, take(&outputs, "output_ids")?);
+    let take = |all: &[Bound<'py, PyAny>], name: &str| {
+        all.iter().map(|ids| Ids::take(ids, name)).collect::<PyResult<Vec<_>>>()
+    };
+    let (prompts, outputs) = (take(&prompts, "prompt_ids")?, take(&outputs, "output_ids")?);
     let mut calls = Vec::with_capacity(prompts.len());
     for ((prompt, output), logprobs) in prompts.iter().zip(&outputs).zip(&logprobs) {
         let logprobs = logprobs.as_ref().map(|values| values.as_slice()).transpose()?;
@@ -85,7 +86,7 @@ pub fn expand_turns<'py>(
         let facts: Vec<CallFacts> = serde_json::from_str(calls_json)
             .map_err(|e| tito_core::Error::usage(format!("calls: {e}"), "see tito.Call for the names"))?;
         let plan = Plan::new(Options::from_json(options_json)?)?;
-        let (batches, counts) = convert::expand(&plan, &calls, facts)?;
+        let (batches, counts) = core::expand(&plan, &calls, facts)?;
         let metas =
             batches.iter().flat_map(|batch| &batch.meta).map(jsonl::meta).collect::<tito_core::Result<Vec<_>>>()?;
         let counts = counts.to_json(&plan.options.upweight).to_string();

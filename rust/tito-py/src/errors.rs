@@ -4,8 +4,7 @@
 use pyo3::exceptions::{PyException, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyTuple, PyType};
-use std::ffi::CStr;
+use pyo3::types::{PyDict, PyTuple, PyType};
 use tito_core::{Error, Kind};
 
 /// TitoError, DataError, UsageError, WorldError.
@@ -13,32 +12,29 @@ static CLASSES: PyOnceLock<[Py<PyType>; 4]> = PyOnceLock::new();
 
 fn classes(py: Python<'_>) -> PyResult<&[Py<PyType>; 4]> {
     CLASSES.get_or_try_init(py, || {
-        let make =
-            |name: &CStr, doc: &CStr, base: &Bound<'_, PyAny>| PyErr::new_type(py, name, Some(doc), Some(base), None);
-        let base = make(
-            c"tito.TitoError",
-            c"Base of all errors: ``str(error)`` names the place, ``error.hint`` says what to do about it.",
-            py.get_type::<PyException>().as_any(),
-        )?;
-        let child = |name, doc, standard: Bound<'_, PyType>| {
-            make(name, doc, PyTuple::new(py, [base.bind(py), &standard])?.as_any())
+        let make = |name: &str, doc: &str, bases: &[&Bound<'_, PyType>]| -> PyResult<Py<PyType>> {
+            let inner = PyDict::new(py);
+            inner.set_item("__module__", "tito")?;
+            inner.set_item("__doc__", doc)?;
+            inner.set_item("hint", "")?;
+            let class = py.get_type::<PyType>().call1((name, PyTuple::new(py, bases)?, inner))?;
+            Ok(class.cast_into::<PyType>()?.unbind())
         };
-        let data = child(
-            c"tito.DataError",
-            c"The data is bad, or a check over a whole run failed (exit code 1).",
-            py.get_type::<PyValueError>(),
+        let base = make(
+            "TitoError",
+            "Base of all errors: ``str(error)`` names the place, ``error.hint`` says what to do about it.",
+            &[&py.get_type::<PyException>()],
         )?;
-        let usage = child(
-            c"tito.UsageError",
-            c"An option or an argument is wrong (exit code 2).",
-            py.get_type::<PyValueError>(),
-        )?;
-        let world = child(
-            c"tito.WorldError",
-            c"The operating system refused: disk, permission, missing file (exit code 3).",
-            py.get_type::<PyOSError>(),
-        )?;
-        Ok([base, data, usage, world])
+        let parent = base.bind(py);
+        let data = "The data is bad, or a check over a whole run failed (exit code 1).";
+        let usage = "An option or an argument is wrong (exit code 2).";
+        let world = "The operating system refused: disk, permission, missing file (exit code 3).";
+        Ok([
+            base.clone_ref(py),
+            make("DataError", data, &[parent, &py.get_type::<PyValueError>()])?,
+            make("UsageError", usage, &[parent, &py.get_type::<PyValueError>()])?,
+            make("WorldError", world, &[parent, &py.get_type::<PyOSError>()])?,
+        ])
     })
 }
 
@@ -46,7 +42,6 @@ fn classes(py: Python<'_>) -> PyResult<&[Py<PyType>; 4]> {
 pub fn add_classes(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     for (name, class) in ["TitoError", "DataError", "UsageError", "WorldError"].into_iter().zip(classes(py)?) {
-        class.bind(py).setattr("hint", "")?;
         module.add(name, class)?;
     }
     Ok(())

@@ -33,15 +33,14 @@ pub struct CallFacts {
     parse_error: bool,
 }
 
+/// Prompt, output and, where there are any, logprobs of a call.
+pub type CallIds<'a> = (&'a [Id], &'a [Id], Option<&'a [f32]>);
+
 /// Makes the rows of one rollout. `calls` holds prompt, output and, where there are any, logprobs.
 ///
 /// # Errors
 /// `Usage` when the lists differ in length, `Check` when a policy cannot be applied.
-pub fn expand(
-    plan: &Plan,
-    calls: &[(&[Id], &[Id], Option<&[f32]>)],
-    facts: Vec<CallFacts>,
-) -> Result<(Vec<Batch>, Counts)> {
+pub fn expand(plan: &Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Result<(Vec<Batch>, Counts)> {
     if calls.len() != facts.len() {
         return Err(Error::usage(
             format!("{} calls with {} facts", calls.len(), facts.len()),

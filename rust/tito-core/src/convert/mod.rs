@@ -16,7 +16,7 @@ mod report;
 mod spill;
 
 pub use build::{Arena, Plan, Planned, Rollout, Sighted, batches, settle};
-pub use expand::{CallFacts, expand};
+pub use expand::{CallFacts, CallIds, expand};
 pub use identity::Identities;
 pub use ledger::{arrange, hash_ids, sight};
 pub use options::{Column, GroupBy, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated, UpweightAs};

@@ -22,17 +22,43 @@ pub(super) fn encode(batch: &Batch, optional: OptionalColumns) -> Result<Vec<u8>
             out.extend_from_slice(column.name.as_bytes());
             out.extend_from_slice(b"\":");
             separator = b',';
-            let place = || (column.name, meta);
             match &column.kind {
-                Kind::List(list) => numbers(&mut out, &mut before, batch, *list, row, place)?,
-                Kind::Scalar(cell) => value(&mut out, cell, meta, place)?,
-                Kind::Spans(find, fields) => structs(&mut out, find(meta), fields, place)?,
-                Kind::Calls(find, fields) => structs(&mut out, find(meta), fields, place)?,
+                Kind::List(list) => numbers(&mut out, &mut before, batch, *list, row, || (column.name, meta))?,
+                kind => small(&mut out, column.name, kind, meta)?,
             }
         }
         out.extend_from_slice(b"}\n");
     }
     Ok(out)
+}
+
+/// The columns of a row that are no lists of ids, as one JSON object.
+///
+/// # Errors
+/// `Data` when a value cannot be written.
+pub fn meta(meta: &RowMeta) -> Result<String> {
+    let mut out = Vec::new();
+    let mut separator = b'{';
+    for column in OptionalColumns::default().columns().filter(|column| !matches!(column.kind, Kind::List(_))) {
+        out.extend_from_slice(&[separator, b'"']);
+        out.extend_from_slice(column.name.as_bytes());
+        out.extend_from_slice(b"\":");
+        separator = b',';
+        small(&mut out, column.name, &column.kind, meta)?;
+    }
+    out.push(b'}');
+    String::from_utf8(out).map_err(|e| Error::check(e.to_string(), "this is a bug in tito; please report it"))
+}
+
+/// Anything but a list of ids.
+fn small(out: &mut Vec<u8>, name: &'static str, kind: &Kind, meta: &RowMeta) -> Result<()> {
+    let place = || (name, meta);
+    match kind {
+        Kind::List(_) => Ok(()),
+        Kind::Scalar(cell) => value(out, cell, meta, place),
+        Kind::Spans(find, fields) => structs(out, find(meta), fields, place),
+        Kind::Calls(find, fields) => structs(out, find(meta), fields, place),
+    }
 }
 
 /// The lists of ids written last, and where their text stands.
