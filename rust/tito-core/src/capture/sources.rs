@@ -572,7 +572,7 @@ fn expand(name: &str, inputs: &mut Vec<Input>) -> Result<()> {
             return Ok(());
         }
     }
-    Err(Error::io("read", name)(io::ErrorKind::NotFound.into()))
+    Err(Error::io("read", name)(io::Error::from_raw_os_error(2)))
 }
 
 /// All files below a folder, by name; hidden ones and linked folders are left out.

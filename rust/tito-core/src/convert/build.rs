@@ -125,7 +125,7 @@ impl Prompt {
 }
 
 /// A reason not to make a row, with what to say about it.
-struct Refusal(Skip, Option<u64>, String);
+pub(super) struct Refusal(Skip, Option<u64>, String);
 
 impl Refusal {
     fn new(reason: Skip, message: impl Into<String>) -> Self {
@@ -175,6 +175,33 @@ impl Plan {
         }
     }
 
+    /// Why a call gives no row whatever its ids are.
+    pub(super) fn leaves_out(&self, who: &Who, sighted: &Sighted<'_>) -> Option<Refusal> {
+        let call = sighted.call;
+        if let Some(Bad { reason, position, message }) = &call.bad {
+            return Some(Refusal(*reason, *position, message.clone()));
+        }
+        let refuse = |reason, message: &str| Some(Refusal(reason, None, message.to_owned()));
+        match sighted.skip {
+            Some(Skip::Contradiction) => {
+                return refuse(Skip::Contradiction, "the same call id came before with other ids");
+            }
+            Some(reason) => return refuse(reason, "the same call came before"),
+            None => {}
+        }
+        if call.failed || call.finish == Finish::Failed || who.status.as_deref() == Some("infra_error") {
+            return refuse(Skip::InfraError, "the call or its rollout failed in the infrastructure");
+        }
+        let kind = kind_of(call);
+        if !self.options.kind.iter().any(|wanted| wanted == kind) {
+            return refuse(Skip::Kind, &format!("kind {kind:?} was not asked for"));
+        }
+        if call.parse_error {
+            return refuse(Skip::ParseError, "the harness could not parse the reply");
+        }
+        None
+    }
+
     fn row(
         &self,
         rollout: &Rollout<'_>,
@@ -183,29 +210,10 @@ impl Plan {
         counts: &mut Counts,
     ) -> std::result::Result<Planned, Refusal> {
         let (call, options) = (sighted.call, &self.options);
-        if let Some(Bad { reason, position, message }) = &call.bad {
-            return Err(Refusal(*reason, *position, message.clone()));
+        if let Some(refusal) = self.leaves_out(rollout.who, sighted) {
+            return Err(refusal);
         }
-        if let Some(reason) = sighted.skip {
-            return Err(Refusal::new(
-                reason,
-                match reason {
-                    Skip::Contradiction => "the same call id came before with other ids",
-                    _ => "the same call came before",
-                },
-            ));
-        }
-        let failed = call.failed || call.finish == Finish::Failed;
-        if failed || rollout.who.status.as_deref() == Some("infra_error") {
-            return Err(Refusal::new(Skip::InfraError, "the call or its rollout failed in the infrastructure"));
-        }
-        let kind = call.kind.as_deref().unwrap_or("solver");
-        if !options.kind.iter().any(|wanted| wanted == kind) {
-            return Err(Refusal::new(Skip::Kind, format!("kind {kind:?} was not asked for")));
-        }
-        if call.parse_error {
-            return Err(Refusal::new(Skip::ParseError, "the harness could not parse the reply"));
-        }
+        let kind = kind_of(call);
         let (Some(prompt), Some(output)) = (&call.prompt, &call.output) else {
             let what = if call.prompt.is_none() { "prompt ids" } else { "output ids" };
             return Err(Refusal::new(Skip::NoCapture, format!("no {what}")));
@@ -382,6 +390,10 @@ impl Plan {
         *flags |= flag::PROMPT_TRIMMED;
         Ok(())
     }
+}
+
+fn kind_of(call: &Call) -> &str {
+    call.kind.as_deref().unwrap_or("solver")
 }
 
 fn think_flags(found: &Found, known: bool) -> i32 {
