@@ -201,6 +201,8 @@ pub struct Sources {
     current: Option<(Input, Current)>,
     /// Text behind the last whole record of the unit before; becomes the next unit's buffer, so that it is copied once.
     ahead: Buffer,
+    /// First text of a file, while it is looked at; kept so that small files do not each clear half a megabyte.
+    head: Buffer,
     next_unit: u64,
     read: Vec<InputFile>,
     repeated: u64,
@@ -246,6 +248,7 @@ impl Sources {
             forced,
             current: None,
             ahead: Buffer::default(),
+            head: Buffer::default(),
             next_unit: 0,
             read: Vec::new(),
             repeated,
@@ -358,16 +361,16 @@ impl Sources {
             let raw =
                 Hashing { inner, hash: xxhash3_128::Hasher::new(), bytes: 0, progress: Arc::clone(&self.progress) };
             let mut opened = Opened::open(raw).map_err(Error::io("read", &input.name))?;
-            let mut head = Buffer::default();
-            let looks = match look(&mut head, opened.reader(), self.forced) {
+            self.head.filled = 0;
+            let looks = match look(&mut self.head, opened.reader(), self.forced) {
                 Ok(looks) => looks,
                 Err(e) => return Err(damaged(&input, &opened, e)),
             };
             match looks {
                 Ok((format, shape)) => {
                     let origin = self.origin(&input, format, shape);
-                    let bom = if head.text().starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-                    text.append(&head.text()[bom..]);
+                    let head = self.head.text();
+                    text.append(head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head));
                     self.current = Some((input, Current { opened, origin: Arc::new(origin), shape, next_line: 1 }));
                     return Ok(true);
                 }
