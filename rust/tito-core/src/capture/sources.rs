@@ -75,6 +75,8 @@ pub(super) enum Shape {
     Events,
 }
 
+const LINES: Shape = Shape::Lines { first: 1, torn_end: false };
+
 /// Whole records of one file.
 #[derive(Debug)]
 pub(super) struct Chunk {
@@ -484,27 +486,31 @@ fn look(
             }
             let newline = memchr::memchr(b'\n', &rest[scanned.min(rest.len())..]).map(|n| start + scanned + n);
             if newline.is_some() || ended {
-                let line = &text[start..newline.unwrap_or(text.len())];
-                let shape = match first_line_is_whole(line) {
-                    true => Shape::Lines { first: 1, torn_end: false },
-                    false if newline.is_none() => Shape::Lines { first: 1, torn_end: false },
-                    false => {
-                        let Some(next) = second_line(text, newline.unwrap_or(0)) else {
-                            if !ended {
-                                ended = head.read_from(reader, READ_BYTES)? == 0;
-                                continue;
-                            }
-                            return Ok(judge(rest, forced, Shape::Document));
-                        };
-                        // A broken first line of JSONL is followed by another record; a document's line is indented.
-                        if next == b'{' && line.trim_ascii() != b"[" {
-                            Shape::Lines { first: 1, torn_end: false }
-                        } else {
-                            return read_all_and_judge(head, reader, start, forced);
-                        }
+                let end = newline.unwrap_or(text.len());
+                let Some(next) = second_line(&text[end..]) else {
+                    if !ended {
+                        ended = head.read_from(reader, READ_BYTES)? == 0;
+                        continue;
                     }
+                    // A file of one line is a document, unless that line is torn.
+                    let line = &text[start..end];
+                    let whole = first_line_is_whole(line);
+                    return Ok(judge(line, forced, if whole { Shape::Document } else { LINES }));
                 };
-                return Ok(judge(line, forced, shape));
+                let line = &text[start..end];
+                if first_line_is_whole(line) {
+                    return Ok(judge(line, forced, LINES));
+                }
+                // A broken first line of JSONL is followed by another record; the second line of a document is indented.
+                let next = end + next.start..end + next.end;
+                if text[next.start] != b'{' || line.trim_ascii() == b"[" {
+                    return read_all_and_judge(head, reader, start, forced);
+                }
+                if next.end == text.len() && !ended {
+                    ended = head.read_from(reader, READ_BYTES)? == 0;
+                    continue;
+                }
+                return Ok(judge(&text[next], forced, LINES));
             }
             scanned = rest.len();
         } else if ended {
@@ -541,8 +547,17 @@ fn first_line_is_whole(line: &[u8]) -> bool {
     cursor.skip().is_ok()
 }
 
-fn second_line(text: &[u8], newline: usize) -> Option<u8> {
-    text[newline..].split(|b| *b == b'\n').find(|line| !line.trim_ascii().is_empty()).map(|line| line[0])
+/// The first line of a text that is not blank; it may not be whole yet.
+fn second_line(text: &[u8]) -> Option<Range<usize>> {
+    let mut start = 0;
+    for line in text.split_inclusive(|b| *b == b'\n') {
+        let end = start + line.len();
+        if !line.trim_ascii().is_empty() {
+            return Some(start..end);
+        }
+        start = end;
+    }
+    None
 }
 
 fn expand(name: &str, inputs: &mut Vec<Input>) -> Result<()> {

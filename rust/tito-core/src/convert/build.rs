@@ -8,7 +8,7 @@ use crate::error::{Error, Place, Result};
 use crate::ids::Id;
 use crate::ids::think::{Found, Opened, keep_spans};
 use crate::ids::turns::Tail as SeenTail;
-use crate::ids::weight::{Copies, Facts, Rule, weigh};
+use crate::ids::weight::{Copies, Facts, Rule, check_product, weigh};
 use crate::rows::{LossSpan, RowMeta, Text, flag};
 use std::ops::Range;
 
@@ -29,7 +29,8 @@ impl Plan {
     /// # Errors
     /// `Usage`.
     pub fn new(options: Options) -> Result<Self> {
-        let rules = options.upweight.iter().map(|rule| Rule::parse(rule)).collect::<Result<_>>()?;
+        let rules = options.upweight.iter().map(|rule| Rule::parse(rule)).collect::<Result<Vec<_>>>()?;
+        check_product(&rules)?;
         let identities = Identities::new(options.profile.as_ref())?;
         if options.tail == Tail::NoThink
             && let Some(profile) = options.profile.as_ref().filter(|p| p.tail_no_think.is_none())
