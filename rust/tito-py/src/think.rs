@@ -262,14 +262,18 @@ fn strip_lists<'py, O: OffsetSizeTrait + ToI64>(
     opened: Option<&Bound<'py, PyAny>>,
     profile: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let Some(values) = lists.values().as_any().downcast_ref::<Int32Array>().filter(|v| v.null_count() == 0) else {
+    // A slice of an array shares the values of the whole: what lies outside it is not looked at.
+    let ends = lists.value_offsets();
+    let first = ends.first().map_or(0, |o| o.to_i64());
+    let offsets: Vec<i64> = ends.iter().map(|o| o.to_i64() - first).collect();
+    let inside = lists.values().slice(first as usize, offsets.last().map_or(0, |last| *last as usize));
+    let Some(values) = inside.as_any().downcast_ref::<Int32Array>().filter(|v| v.null_count() == 0) else {
         return Err(usage(
             py,
             "ids: the lists do not hold int32 without nulls",
             "give list<int32> or large_list<int32>",
         ));
     };
-    let offsets: Vec<i64> = lists.value_offsets().iter().map(|o| o.to_i64()).collect();
     with_rule(py, profile, |search| {
         let slice: &[Id] = values.values();
         search.check(py, slice, "ids")?;
