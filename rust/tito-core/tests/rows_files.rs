@@ -126,7 +126,7 @@ fn write(path: &Path, rows: &[Row], split: usize, options: &WriteOptions) {
     let mut encoder = Encoder::new(options).unwrap();
     let mut sink = Sink::create(path, options).unwrap();
     for rows in rows.chunks(split) {
-        sink.append(encoder.encode(batch(rows, options.optional)).unwrap()).unwrap();
+        sink.append(encoder.encode(&mut batch(rows, options.optional)).unwrap()).unwrap();
     }
     let finished = sink.finish(&[("tito.schema".to_owned(), "1".to_owned())]).unwrap();
     assert_eq!(finished.rows(), rows.len() as u64);
@@ -280,8 +280,8 @@ proptest! {
     fn encoders_have_no_memory(rows in rows(), others in rows()) {
         let options = WriteOptions::default();
         let mut used = Encoder::new(&options).unwrap();
-        used.encode(batch(&others, options.optional)).unwrap();
-        let used = used.encode(batch(&rows, options.optional)).unwrap();
+        used.encode(&mut batch(&others, options.optional)).unwrap();
+        let used = used.encode(&mut batch(&rows, options.optional)).unwrap();
         let fresh = encode(batch(&rows, options.optional), &options).unwrap();
         prop_assert_eq!(format!("{used:?}"), format!("{fresh:?}"));
     }

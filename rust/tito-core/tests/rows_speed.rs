@@ -129,9 +129,9 @@ fn measure(name: &str, batches: &[Batch], options: &WriteOptions) {
         let mut sink = Sink::create(&path, options).unwrap();
         let (mut encoding, mut rest) = (Duration::ZERO, Duration::ZERO);
         for batch in batches {
-            let batch = batch.clone();
+            let mut batch = batch.clone();
             let start = cpu_thread();
-            let encoded = encoder.encode(batch).unwrap();
+            let encoded = encoder.encode(&mut batch).unwrap();
             let middle = cpu_thread();
             sink.append(encoded).unwrap();
             encoding += middle - start;

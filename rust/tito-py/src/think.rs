@@ -121,8 +121,8 @@ impl Search<'_> {
     /// Refuses ids of another family where the profile is a guess.
     fn check(&self, py: Python<'_>, ids: &[Id]) -> PyResult<()> {
         let Some(limit) = self.limit else { return Ok(()) };
-        // The maximum vectorises; the position is looked for only when something is wrong.
-        if ids.iter().copied().fold(-1, Id::max) < limit {
+        // Without an early exit this vectorises; the position is looked for only when something is wrong.
+        if !ids.iter().fold(false, |any, id| any | (*id >= limit)) {
             return Ok(());
         }
         let at = ids.iter().position(|id| *id >= limit).unwrap_or(0);

@@ -199,8 +199,10 @@ pub struct Sources {
     inputs: std::vec::IntoIter<Input>,
     forced: Option<&'static Format>,
     current: Option<(Input, Current)>,
-    /// Text behind the last whole record of the unit before.
-    carry: Vec<u8>,
+    /// Text behind the last whole record of the unit before; becomes the next unit's buffer, so that it is copied once.
+    ahead: Buffer,
+    /// First text of a file, while it is looked at; kept so that small files do not each clear half a megabyte.
+    head: Buffer,
     next_unit: u64,
     read: Vec<InputFile>,
     repeated: u64,
@@ -245,7 +247,8 @@ impl Sources {
             inputs: inputs.into_iter(),
             forced,
             current: None,
-            carry: Vec::new(),
+            ahead: Buffer::default(),
+            head: Buffer::default(),
             next_unit: 0,
             read: Vec::new(),
             repeated,
@@ -273,18 +276,25 @@ impl Sources {
     /// `Io`, or `Data` for a named file that holds no capture and for damaged compression.
     pub fn next_unit(&mut self, mut unit: Unit) -> Result<Option<Unit>> {
         unit.chunks.clear();
-        unit.buffer.filled = 0;
-        if unit.buffer.bytes.len() > 4 * UNIT_BYTES {
-            // One long line must not keep its memory for the rest of the run.
-            unit.buffer = Buffer::default();
+        std::mem::swap(&mut unit.buffer, &mut self.ahead);
+        self.ahead.filled = 0;
+        for buffer in [&mut unit.buffer, &mut self.ahead] {
+            if buffer.filled < UNIT_BYTES && buffer.bytes.len() > 4 * UNIT_BYTES {
+                // One long line must not keep its memory for the rest of the run.
+                buffer.bytes.truncate(2 * UNIT_BYTES);
+                buffer.bytes.shrink_to_fit();
+            }
         }
+        // Text carried over belongs to the current file and is counted from its start.
+        let mut start = 0;
         loop {
-            if self.current.is_none() && !self.open_next()? {
+            if self.current.is_none() && !self.open_next(&mut unit.buffer)? {
                 break;
             }
-            if self.fill(&mut unit)? || unit.buffer.filled >= UNIT_BYTES {
+            if self.fill(&mut unit, start)? || unit.buffer.filled >= UNIT_BYTES {
                 break;
             }
+            start = unit.buffer.filled;
         }
         if unit.chunks.is_empty() {
             return Ok(None);
@@ -294,12 +304,9 @@ impl Sources {
         Ok(Some(unit))
     }
 
-    /// Reads from the current file; true when the unit is full.
-    fn fill(&mut self, unit: &mut Unit) -> Result<bool> {
+    /// Reads from the current file, whose text begins at `start`; true when the unit is full.
+    fn fill(&mut self, unit: &mut Unit, start: usize) -> Result<bool> {
         let Some((input, current)) = &mut self.current else { return Ok(false) };
-        let start = unit.buffer.filled;
-        unit.buffer.append(&self.carry);
-        self.carry.clear();
         let lines = matches!(current.shape, Shape::Lines { .. });
         let mut newline =
             if lines { memchr::memrchr(b'\n', &unit.buffer.text()[start..]).map(|n| start + n) } else { None };
@@ -326,7 +333,7 @@ impl Sources {
             Some(at) if !ended => at + 1,
             _ => unit.buffer.filled,
         };
-        self.carry.extend_from_slice(&unit.buffer.text()[end..]);
+        self.ahead.append(&unit.buffer.text()[end..]);
         unit.buffer.filled = end;
         let shape = match current.shape {
             Shape::Lines { .. } => {
@@ -344,8 +351,8 @@ impl Sources {
         Ok(!ended)
     }
 
-    /// Opens the next file that holds captures; false when there is none.
-    fn open_next(&mut self) -> Result<bool> {
+    /// Opens the next file that holds captures and appends the text that told so; false when there is none.
+    fn open_next(&mut self, text: &mut Buffer) -> Result<bool> {
         while let Some(input) = self.inputs.next() {
             let inner: Box<dyn Read + Send> = match &input.path {
                 Some(path) => Box::new(File::open(path).map_err(Error::io("read", &input.name))?),
@@ -354,16 +361,16 @@ impl Sources {
             let raw =
                 Hashing { inner, hash: xxhash3_128::Hasher::new(), bytes: 0, progress: Arc::clone(&self.progress) };
             let mut opened = Opened::open(raw).map_err(Error::io("read", &input.name))?;
-            let mut head = Buffer::default();
-            let looks = match look(&mut head, opened.reader(), self.forced) {
+            self.head.filled = 0;
+            let looks = match look(&mut self.head, opened.reader(), self.forced) {
                 Ok(looks) => looks,
                 Err(e) => return Err(damaged(&input, &opened, e)),
             };
             match looks {
                 Ok((format, shape)) => {
                     let origin = self.origin(&input, format, shape);
-                    let bom = if head.text().starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-                    self.carry.extend_from_slice(&head.text()[bom..]);
+                    let head = self.head.text();
+                    text.append(head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head));
                     self.current = Some((input, Current { opened, origin: Arc::new(origin), shape, next_line: 1 }));
                     return Ok(true);
                 }
@@ -568,7 +575,7 @@ fn expand(name: &str, inputs: &mut Vec<Input>) -> Result<()> {
             return Ok(());
         }
     }
-    Err(Error::io("read", name)(io::ErrorKind::NotFound.into()))
+    Err(Error::io("read", name)(io::Error::from_raw_os_error(2)))
 }
 
 /// All files below a folder, by name; hidden ones and linked folders are left out.

@@ -6,14 +6,11 @@ use super::report::{Counts, Example, Tokens};
 use crate::capture::{Bad, Call, Finish, Skip, Who};
 use crate::error::{Error, Place, Result};
 use crate::ids::Id;
-use crate::ids::think::{Found, Opened, cut_into, keep_spans};
+use crate::ids::think::{Found, Opened, keep_spans};
 use crate::ids::turns::Tail as SeenTail;
 use crate::ids::weight::{Copies, Facts, Rule, weigh};
-use crate::rows::{Batch, LossSpan, Ragged, RowMeta, Text, flag};
+use crate::rows::{LossSpan, RowMeta, Text, flag};
 use std::ops::Range;
-
-/// Ids of a batch at most (a page of them is 8 MiB).
-const BATCH_IDS: usize = 2 << 20;
 
 /// What all calls of a run share.
 #[derive(Debug)]
@@ -91,28 +88,28 @@ impl Sighted<'_> {
 /// A row before its ids are gathered.
 #[derive(Debug)]
 pub struct Planned {
-    identity: Option<usize>,
-    prompt: Prompt,
-    output: Range<usize>,
+    pub(super) identity: Option<usize>,
+    pub(super) prompt: Prompt,
+    pub(super) output: Range<usize>,
     /// Spans cut from the output, counted from its start.
-    cut: Vec<Range<usize>>,
+    pub(super) cut: Vec<Range<usize>>,
     /// Range of the logprobs, before cutting.
-    logprobs: Option<Range<usize>>,
-    meta: RowMeta,
+    pub(super) logprobs: Option<Range<usize>>,
+    pub(super) meta: RowMeta,
     /// What became of the call's ids.
     tokens: Tokens,
     /// How often the row is written.
-    copies: u64,
+    pub(super) copies: u64,
 }
 
 #[derive(Debug)]
-enum Prompt {
+pub(super) enum Prompt {
     Captured(Range<usize>),
     Changed(Vec<Id>),
 }
 
 impl Prompt {
-    fn ids<'a>(&'a self, arena: &'a [Id]) -> &'a [Id] {
+    pub(super) fn ids<'a>(&'a self, arena: &'a [Id]) -> &'a [Id] {
         match self {
             Self::Captured(range) => &arena[range.clone()],
             Self::Changed(ids) => ids,
@@ -128,7 +125,7 @@ impl Prompt {
 }
 
 /// A reason not to make a row, with what to say about it.
-struct Refusal(Skip, Option<u64>, String);
+pub(super) struct Refusal(Skip, Option<u64>, String);
 
 impl Refusal {
     fn new(reason: Skip, message: impl Into<String>) -> Self {
@@ -178,6 +175,33 @@ impl Plan {
         }
     }
 
+    /// Why a call gives no row whatever its ids are.
+    pub(super) fn leaves_out(&self, who: &Who, sighted: &Sighted<'_>) -> Option<Refusal> {
+        let call = sighted.call;
+        if let Some(Bad { reason, position, message }) = &call.bad {
+            return Some(Refusal(*reason, *position, message.clone()));
+        }
+        let refuse = |reason, message: &str| Some(Refusal(reason, None, message.to_owned()));
+        match sighted.skip {
+            Some(Skip::Contradiction) => {
+                return refuse(Skip::Contradiction, "the same call id came before with other ids");
+            }
+            Some(reason) => return refuse(reason, "the same call came before"),
+            None => {}
+        }
+        if call.failed || call.finish == Finish::Failed || who.status.as_deref() == Some("infra_error") {
+            return refuse(Skip::InfraError, "the call or its rollout failed in the infrastructure");
+        }
+        let kind = kind_of(call);
+        if !self.options.kind.iter().any(|wanted| wanted == kind) {
+            return refuse(Skip::Kind, &format!("kind {kind:?} was not asked for"));
+        }
+        if call.parse_error {
+            return refuse(Skip::ParseError, "the harness could not parse the reply");
+        }
+        None
+    }
+
     fn row(
         &self,
         rollout: &Rollout<'_>,
@@ -186,29 +210,10 @@ impl Plan {
         counts: &mut Counts,
     ) -> std::result::Result<Planned, Refusal> {
         let (call, options) = (sighted.call, &self.options);
-        if let Some(Bad { reason, position, message }) = &call.bad {
-            return Err(Refusal(*reason, *position, message.clone()));
+        if let Some(refusal) = self.leaves_out(rollout.who, sighted) {
+            return Err(refusal);
         }
-        if let Some(reason) = sighted.skip {
-            return Err(Refusal::new(
-                reason,
-                match reason {
-                    Skip::Contradiction => "the same call id came before with other ids",
-                    _ => "the same call came before",
-                },
-            ));
-        }
-        let failed = call.failed || call.finish == Finish::Failed;
-        if failed || rollout.who.status.as_deref() == Some("infra_error") {
-            return Err(Refusal::new(Skip::InfraError, "the call or its rollout failed in the infrastructure"));
-        }
-        let kind = call.kind.as_deref().unwrap_or("solver");
-        if !options.kind.iter().any(|wanted| wanted == kind) {
-            return Err(Refusal::new(Skip::Kind, format!("kind {kind:?} was not asked for")));
-        }
-        if call.parse_error {
-            return Err(Refusal::new(Skip::ParseError, "the harness could not parse the reply"));
-        }
+        let kind = kind_of(call);
         let (Some(prompt), Some(output)) = (&call.prompt, &call.output) else {
             let what = if call.prompt.is_none() { "prompt ids" } else { "output ids" };
             return Err(Refusal::new(Skip::NoCapture, format!("no {what}")));
@@ -387,6 +392,10 @@ impl Plan {
     }
 }
 
+fn kind_of(call: &Call) -> &str {
+    call.kind.as_deref().unwrap_or("solver")
+}
+
 fn think_flags(found: &Found, known: bool) -> i32 {
     let bit = |on: bool, bit: i32| if on { bit } else { 0 };
     bit(!found.spans.is_empty(), flag::THINK_STRIPPED)
@@ -455,173 +464,4 @@ pub fn settle(plan: &Plan, planned: &mut Vec<Planned>, copies: &mut Copies, coun
         }
         true
     });
-}
-
-/// The arenas of a stretch of input, to be moved into a batch when no row differs from its call.
-#[derive(Debug)]
-pub struct Arena {
-    /// Prompts.
-    pub prompts: Vec<Id>,
-    /// Outputs.
-    pub outputs: Vec<Id>,
-    /// Logprobs.
-    pub logprobs: Vec<f32>,
-}
-
-/// Makes batches of planned rows, each handed on before the next is made. Rows of different identities never share a
-/// batch.
-///
-/// # Errors
-/// Whatever `emit` returns.
-pub fn batches(
-    plan: &Plan,
-    planned: Vec<Planned>,
-    mut arena: Arena,
-    mut emit: impl FnMut(Option<usize>, Batch) -> Result<()>,
-) -> Result<()> {
-    let mut groups: Vec<(Option<usize>, Vec<Planned>)> = Vec::new();
-    for row in planned {
-        match groups.iter_mut().find(|(identity, _)| *identity == row.identity) {
-            Some((_, rows)) => rows.push(row),
-            None => groups.push((row.identity, vec![row])),
-        }
-    }
-    if let [(identity, rows)] = &mut groups[..]
-        && is_plain(rows)
-    {
-        let identity = *identity;
-        let rows = std::mem::take(rows);
-        let prompts = Ragged {
-            values: std::mem::take(&mut arena.prompts),
-            ranges: rows.iter().map(|row| row.captured_prompt()).collect(),
-        };
-        let mut rest = Gather::new(plan);
-        for row in &rows {
-            rest.add_output(row, &arena);
-        }
-        let shapes: Vec<_> = prompts.ranges.iter().map(ExactSizeIterator::len).collect();
-        return emit(identity, rest.finish(prompts, rows.into_iter().map(|row| row.meta).collect(), &shapes));
-    }
-    for (identity, rows) in groups {
-        let mut gather = Gather::new(plan);
-        let (mut prompts, mut metas, mut shapes) = (Ragged::default(), Vec::new(), Vec::new());
-        for row in rows {
-            for copy in 0..row.copies {
-                let ids = row.prompt.ids(&arena.prompts);
-                if !metas.is_empty() && prompts.values.len() + ids.len() + gather.outputs.values.len() > BATCH_IDS {
-                    emit(identity, gather.finish(prompts, metas, &shapes))?;
-                    gather = Gather::new(plan);
-                    (prompts, metas, shapes) = (Ragged::default(), Vec::new(), Vec::new());
-                }
-                push(&mut prompts, ids);
-                shapes.push(ids.len());
-                gather.add_output(&row, &arena);
-                let mut meta = row.meta.clone();
-                if copy > 0 {
-                    meta.flags |= flag::COPIED;
-                }
-                metas.push(meta);
-            }
-        }
-        if !metas.is_empty() {
-            emit(identity, gather.finish(prompts, metas, &shapes))?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether the prompts can be written as they lie in the arena.
-fn is_plain(rows: &[Planned]) -> bool {
-    let mut end = 0;
-    rows.iter().all(|row| match &row.prompt {
-        Prompt::Captured(range) if row.copies == 1 && range.start >= end => {
-            end = range.end;
-            true
-        }
-        _ => false,
-    })
-}
-
-impl Planned {
-    fn captured_prompt(&self) -> Range<usize> {
-        match &self.prompt {
-            Prompt::Captured(range) => range.clone(),
-            Prompt::Changed(_) => 0..0,
-        }
-    }
-}
-
-fn push<T: Copy>(lists: &mut Ragged<T>, values: &[T]) {
-    let start = lists.values.len();
-    lists.values.extend_from_slice(values);
-    lists.ranges.push(start..lists.values.len());
-}
-
-/// Output columns of a batch while it grows.
-struct Gather {
-    columns: crate::rows::OptionalColumns,
-    outputs: Ragged<Id>,
-    logprobs: Ragged<f32>,
-    has_logprobs: Vec<bool>,
-}
-
-impl Gather {
-    fn new(plan: &Plan) -> Self {
-        Self {
-            columns: plan.options.write_options().optional,
-            outputs: Ragged::default(),
-            logprobs: Ragged::default(),
-            has_logprobs: Vec::new(),
-        }
-    }
-
-    fn add_output(&mut self, row: &Planned, arena: &Arena) {
-        let start = self.outputs.values.len();
-        cut_into(&mut self.outputs.values, &arena.outputs[row.output.clone()], &row.cut);
-        self.outputs.ranges.push(start..self.outputs.values.len());
-        if self.columns.output_logprobs {
-            let start = self.logprobs.values.len();
-            if let Some(range) = &row.logprobs {
-                let values = &arena.logprobs[range.clone()];
-                for keep in keep_spans(values.len(), &row.cut) {
-                    self.logprobs.values.extend_from_slice(&values[keep]);
-                }
-            }
-            self.logprobs.ranges.push(start..self.logprobs.values.len());
-            self.has_logprobs.push(row.logprobs.is_some());
-        }
-    }
-
-    /// `shapes` holds the prompt lengths.
-    fn finish(self, prompts: Ragged<Id>, meta: Vec<RowMeta>, shapes: &[usize]) -> Batch {
-        let mut batch = Batch { input_ids: prompts, output_ids: self.outputs, meta, ..Batch::default() };
-        let (mut mask, mut weights, mut labels) = (Ragged::default(), Ragged::default(), Ragged::default());
-        if self.columns.loss_mask || self.columns.loss_weights || self.columns.labels {
-            for (row, at) in shapes.iter().enumerate() {
-                let output = &batch.output_ids.values[batch.output_ids.ranges[row].clone()];
-                let all = [LossSpan { start: *at as i32, end: (at + output.len()) as i32, weight: 1.0 }];
-                let spans = batch.meta[row].loss_spans.as_deref().unwrap_or(&all);
-                let loss = crate::ids::loss::weights(
-                    at + output.len(),
-                    spans.iter().map(|s| (s.start as usize..s.end as usize, s.weight)),
-                );
-                if self.columns.loss_mask {
-                    push(&mut mask, &loss.iter().map(|w| i8::from(*w != 0.0)).collect::<Vec<_>>());
-                }
-                if self.columns.labels {
-                    let prompt = &batch.input_ids.values[batch.input_ids.ranges[row].clone()];
-                    let ids = prompt.iter().chain(output).copied();
-                    push(&mut labels, &crate::ids::loss::labels(ids, &loss));
-                }
-                if self.columns.loss_weights {
-                    push(&mut weights, &loss);
-                }
-            }
-        }
-        batch.loss_mask = self.columns.loss_mask.then_some(mask);
-        batch.loss_weights = self.columns.loss_weights.then_some(weights);
-        batch.labels = self.columns.labels.then_some(labels);
-        batch.output_logprobs = self.columns.output_logprobs.then_some((self.logprobs, self.has_logprobs));
-        batch
-    }
 }

@@ -1,6 +1,7 @@
 //! One rollout that is in memory already, through the same policies.
 
-use super::build::{Arena, Plan, Rollout, batches, settle};
+use super::batch::{Arena, batches};
+use super::build::{Plan, Rollout, settle};
 use super::ledger::{arrange, sight};
 use super::report::Counts;
 use crate::capture::{Call, Finish, Parsed, Piece, Who};
@@ -122,7 +123,7 @@ pub fn expand(plan: &Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Resu
     let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };
     let mut made = Vec::new();
     batches(plan, planned, arena, |_, batch| {
-        made.push(batch);
+        made.push(std::mem::take(batch));
         Ok(())
     })?;
     Ok((made, counts))

@@ -5,6 +5,7 @@
 //! A rollout that one record holds whole goes straight through. From the first record that holds only a part of one,
 //! calls are spilled, and come back rollout by rollout when all input is read. Nothing gets its name before the end.
 
+mod batch;
 mod build;
 mod expand;
 mod identity;
@@ -15,7 +16,8 @@ mod output;
 mod report;
 mod spill;
 
-pub use build::{Arena, Plan, Planned, Rollout, Sighted, batches, settle};
+pub use batch::{Arena, batches};
+pub use build::{Plan, Planned, Rollout, Sighted, settle};
 pub use expand::{CallFacts, CallIds, expand};
 pub use identity::Identities;
 pub use ledger::{arrange, hash_ids, sight};
@@ -152,7 +154,7 @@ fn on_threads(workers: usize, gates: &Gates, work: impl Fn() -> Result<()> + Syn
 fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates) -> Result<()> {
     let mut encoder = Encoder::new(&shared.plan.options.write_options())?;
     let mut unit = Unit::default();
-    let mut buffers = Arena { prompts: Vec::new(), outputs: Vec::new(), logprobs: Vec::new() };
+    let mut buffers = Arena::default();
     loop {
         if shared.progress.cancelled.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
@@ -255,6 +257,10 @@ impl Shared<'_> {
         for piece in &parsed.pieces {
             for call in &mut sighted[at..at + piece.calls.len()] {
                 ledger.call(piece, call);
+                // A helper of another family does no harm when nobody asked for its calls.
+                if self.plan.leaves_out(&piece.who, call).is_some() {
+                    continue;
+                }
                 ledger.identity(call, &self.plan.identities, options.group_by)?;
                 if let (Some(option), None, Some(prompt)) = (options.needs_profile(), call.identity, &call.call.prompt)
                     && !prompt.is_empty()
@@ -302,15 +308,14 @@ impl Shared<'_> {
             return Ok(None);
         }
         let mut encoded: Vec<(Option<usize>, EncodedBatch)> = Vec::new();
-        let mut used = Arena { prompts: Vec::new(), outputs: Vec::new(), logprobs: Vec::new() };
-        if self.plan.options.output.is_some() {
+        let used = if self.plan.options.output.is_some() {
             batches(self.plan, planned, arena, |identity, batch| {
                 encoded.push((identity, encoder.encode(batch)?));
                 Ok(())
-            })?;
+            })?
         } else {
-            used = arena;
-        }
+            arena
+        };
         let appended = gates.append.pass(number, || {
             let mut output = lock(&self.output);
             for (identity, batch) in encoded {

@@ -105,19 +105,18 @@ impl Encoder {
         Ok(Self { options: options.clone(), codec: Codec::new(options.level)? })
     }
 
-    /// Encodes a batch.
+    /// Encodes a batch and takes its meta rows; the ids stay with the caller, who may use their memory again.
     ///
     /// # Errors
     /// `Check` when the batch contradicts itself or lacks a column, `Data` when a value cannot be written.
-    pub fn encode(&mut self, batch: Batch) -> Result<EncodedBatch> {
-        let (rows, ids) = check(&batch, self.options.optional)?;
+    pub fn encode(&mut self, batch: &mut Batch) -> Result<EncodedBatch> {
+        let (rows, ids) = check(batch, self.options.optional)?;
         let body = match self.options.format {
             Format::Parquet => {
-                let lists =
-                    self.options.optional.lists().map(|list| self.pages(&batch, list)).collect::<Result<_>>()?;
-                Body::Parquet { lists, meta: batch.meta }
+                let lists = self.options.optional.lists().map(|list| self.pages(batch, list)).collect::<Result<_>>()?;
+                Body::Parquet { lists, meta: std::mem::take(&mut batch.meta) }
             }
-            Format::Jsonl => Body::Jsonl(jsonl::encode(&batch, self.options.optional)?),
+            Format::Jsonl => Body::Jsonl(jsonl::encode(batch, self.options.optional)?),
         };
         Ok(EncodedBatch { rows, ids, body })
     }
@@ -147,8 +146,8 @@ impl Encoder {
 ///
 /// # Errors
 /// As [`Encoder::encode`].
-pub fn encode(batch: Batch, options: &WriteOptions) -> Result<EncodedBatch> {
-    Encoder::new(options)?.encode(batch)
+pub fn encode(mut batch: Batch, options: &WriteOptions) -> Result<EncodedBatch> {
+    Encoder::new(options)?.encode(&mut batch)
 }
 
 fn contradiction(what: impl Into<Cow<'static, str>>) -> Error {

@@ -1,0 +1,183 @@
+//! From planned rows to batches: ids are gathered, or left where they lie when no row differs from its call.
+
+use super::build::{Plan, Planned, Prompt};
+use crate::error::Result;
+use crate::ids::think::{cut_into, keep_spans};
+use crate::ids::{Id, loss};
+use crate::rows::{Batch, LossSpan, OptionalColumns, Ragged, RowMeta, flag};
+use std::ops::Range;
+
+/// Ids of a batch at most (a page of them is 8 MiB).
+const BATCH_IDS: usize = 2 << 20;
+
+/// What the ranges of a stretch's calls point into.
+#[derive(Debug, Default)]
+pub struct Arena {
+    /// Prompts.
+    pub prompts: Vec<Id>,
+    /// Outputs.
+    pub outputs: Vec<Id>,
+    /// Logprobs.
+    pub logprobs: Vec<f32>,
+}
+
+/// Makes batches of planned rows, each handed on before the next is made, and gives the arena's memory back. Rows of
+/// different identities never share a batch; prompts that no policy changed are not copied.
+///
+/// # Errors
+/// Whatever `emit` returns.
+pub fn batches(
+    plan: &Plan,
+    planned: Vec<Planned>,
+    mut arena: Arena,
+    mut emit: impl FnMut(Option<usize>, &mut Batch) -> Result<()>,
+) -> Result<Arena> {
+    let mut groups: Vec<(Option<usize>, Vec<Planned>)> = Vec::new();
+    for row in planned {
+        match groups.iter_mut().find(|(identity, _)| *identity == row.identity) {
+            Some((_, rows)) => rows.push(row),
+            None => groups.push((row.identity, vec![row])),
+        }
+    }
+    if let [(identity, rows)] = &mut groups[..]
+        && is_plain(rows)
+    {
+        let identity = *identity;
+        let rows = std::mem::take(rows);
+        let prompts = Ragged {
+            values: std::mem::take(&mut arena.prompts),
+            ranges: rows.iter().map(|row| row.captured_prompt()).collect(),
+        };
+        let mut rest = Gather::new(plan);
+        for row in &rows {
+            rest.add_output(row, &arena);
+        }
+        let shapes: Vec<_> = prompts.ranges.iter().map(ExactSizeIterator::len).collect();
+        let mut batch = rest.finish(prompts, rows.into_iter().map(|row| row.meta).collect(), &shapes);
+        emit(identity, &mut batch)?;
+        arena.prompts = batch.input_ids.values;
+        return Ok(arena);
+    }
+    for (identity, rows) in groups {
+        let mut gather = Gather::new(plan);
+        let (mut prompts, mut metas, mut shapes) = (Ragged::default(), Vec::new(), Vec::new());
+        for row in rows {
+            for copy in 0..row.copies {
+                let ids = row.prompt.ids(&arena.prompts);
+                if !metas.is_empty() && prompts.values.len() + ids.len() + gather.outputs.values.len() > BATCH_IDS {
+                    emit(identity, &mut gather.finish(prompts, metas, &shapes))?;
+                    gather = Gather::new(plan);
+                    (prompts, metas, shapes) = (Ragged::default(), Vec::new(), Vec::new());
+                }
+                push(&mut prompts, ids);
+                shapes.push(ids.len());
+                gather.add_output(&row, &arena);
+                let mut meta = row.meta.clone();
+                if copy > 0 {
+                    meta.flags |= flag::COPIED;
+                }
+                metas.push(meta);
+            }
+        }
+        if !metas.is_empty() {
+            emit(identity, &mut gather.finish(prompts, metas, &shapes))?;
+        }
+    }
+    Ok(arena)
+}
+
+/// Whether the prompts can be written as they lie in the arena.
+fn is_plain(rows: &[Planned]) -> bool {
+    let mut end = 0;
+    rows.iter().all(|row| match &row.prompt {
+        Prompt::Captured(range) if row.copies == 1 && range.start >= end => {
+            end = range.end;
+            true
+        }
+        _ => false,
+    })
+}
+
+impl Planned {
+    fn captured_prompt(&self) -> Range<usize> {
+        match &self.prompt {
+            Prompt::Captured(range) => range.clone(),
+            Prompt::Changed(_) => 0..0,
+        }
+    }
+}
+
+fn push<T: Copy>(lists: &mut Ragged<T>, values: &[T]) {
+    let start = lists.values.len();
+    lists.values.extend_from_slice(values);
+    lists.ranges.push(start..lists.values.len());
+}
+
+/// Output columns of a batch while it grows.
+struct Gather {
+    columns: OptionalColumns,
+    outputs: Ragged<Id>,
+    logprobs: Ragged<f32>,
+    has_logprobs: Vec<bool>,
+}
+
+impl Gather {
+    fn new(plan: &Plan) -> Self {
+        Self {
+            columns: plan.options.write_options().optional,
+            outputs: Ragged::default(),
+            logprobs: Ragged::default(),
+            has_logprobs: Vec::new(),
+        }
+    }
+
+    fn add_output(&mut self, row: &Planned, arena: &Arena) {
+        let start = self.outputs.values.len();
+        cut_into(&mut self.outputs.values, &arena.outputs[row.output.clone()], &row.cut);
+        self.outputs.ranges.push(start..self.outputs.values.len());
+        if self.columns.output_logprobs {
+            let start = self.logprobs.values.len();
+            if let Some(range) = &row.logprobs {
+                let values = &arena.logprobs[range.clone()];
+                for keep in keep_spans(values.len(), &row.cut) {
+                    self.logprobs.values.extend_from_slice(&values[keep]);
+                }
+            }
+            self.logprobs.ranges.push(start..self.logprobs.values.len());
+            self.has_logprobs.push(row.logprobs.is_some());
+        }
+    }
+
+    /// `shapes` holds the prompt lengths.
+    fn finish(self, prompts: Ragged<Id>, meta: Vec<RowMeta>, shapes: &[usize]) -> Batch {
+        let mut batch = Batch { input_ids: prompts, output_ids: self.outputs, meta, ..Batch::default() };
+        let (mut mask, mut weights, mut labels) = (Ragged::default(), Ragged::default(), Ragged::default());
+        if self.columns.loss_mask || self.columns.loss_weights || self.columns.labels {
+            for (row, at) in shapes.iter().enumerate() {
+                let output = &batch.output_ids.values[batch.output_ids.ranges[row].clone()];
+                let all = [LossSpan { start: *at as i32, end: (at + output.len()) as i32, weight: 1.0 }];
+                let spans = batch.meta[row].loss_spans.as_deref().unwrap_or(&all);
+                let loss = loss::weights(
+                    at + output.len(),
+                    spans.iter().map(|s| (s.start as usize..s.end as usize, s.weight)),
+                );
+                if self.columns.loss_mask {
+                    push(&mut mask, &loss.iter().map(|w| i8::from(*w != 0.0)).collect::<Vec<_>>());
+                }
+                if self.columns.labels {
+                    let prompt = &batch.input_ids.values[batch.input_ids.ranges[row].clone()];
+                    let ids = prompt.iter().chain(output).copied();
+                    push(&mut labels, &loss::labels(ids, &loss));
+                }
+                if self.columns.loss_weights {
+                    push(&mut weights, &loss);
+                }
+            }
+        }
+        batch.loss_mask = self.columns.loss_mask.then_some(mask);
+        batch.loss_weights = self.columns.loss_weights.then_some(weights);
+        batch.labels = self.columns.labels.then_some(labels);
+        batch.output_logprobs = self.columns.output_logprobs.then_some((self.logprobs, self.has_logprobs));
+        batch
+    }
+}
