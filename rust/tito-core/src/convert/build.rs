@@ -39,6 +39,17 @@ impl Plan {
                 "leave --tail captured: its template cannot switch thinking off",
             ));
         }
+        if options.think == Think::StripAll
+            && let Some(profile) = options.profile.as_ref().filter(|p| !p.lone_close && !p.think_open.is_empty())
+        {
+            return Err(Error::usage(
+                format!(
+                    "profile {:?} closes thinking with an ordinary turn end, so earlier turns cannot be cut",
+                    profile.name
+                ),
+                "use --think strip: it cuts the outputs",
+            ));
+        }
         Ok(Self { options, rules, identities })
     }
 }
@@ -350,6 +361,7 @@ impl Plan {
         if self.options.think == Think::StripAll {
             let (changed, seen) = known.rule.strip_all(prompt.ids(rollout.prompts));
             counts.think.history_stripped += seen.stripped;
+            counts.think.history_left += seen.unterminated.max(seen.odd);
             if let Some(ids) = changed {
                 *prompt = Prompt::Changed(ids);
             }
