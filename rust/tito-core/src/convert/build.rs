@@ -347,6 +347,12 @@ impl Plan {
         let think = known.rule.think();
         let opened = think.opened_by(prompt);
         think.find_into(output, opened, found);
+        let stray = &known.profile.stray_think;
+        if !stray.is_empty() && output.iter().any(|id| stray.contains(id)) {
+            found.odd = true;
+            found.markers = true;
+            found.absent = false;
+        }
         let states = &mut counts.think;
         states.seen += 1;
         states.stripped += u64::from(!found.spans.is_empty());
