@@ -122,9 +122,11 @@ class Profile:
         Raises `ProfileError` (with `.hint`) for a source that cannot be read and for a template whose renders show no
         assistant header or contradict each other: what is not understood is refused, not guessed.
 
-        >>> profile = Profile.from_tokenizer("models/Qwen3-8B")  # doctest: +SKIP
-        >>> profile.think_open, profile.tail_no_think  # doctest: +SKIP
-        (((151667,),), (151644, 77091, 198, 151667, 271, 151668, 271))
+        An example::
+
+            profile = Profile.from_tokenizer("models/Qwen3-8B")
+            profile.think_open, profile.tail_no_think
+            # (((151667,),), (151644, 77091, 198, 151667, 271, 151668, 271))
         """
         from tito.profile.probe import derive
         from tito.profile.source import read_source

@@ -257,7 +257,7 @@ impl Plan {
         {
             return Err(Refusal::new(Skip::UnterminatedThink, "the output opens thinking and never closes it"));
         }
-        flags |= think_flags(found, known.is_some());
+        flags |= think_flags(found, known.is_some(), options.think != Think::Keep);
 
         let mut new_prompt = Prompt::Captured(prompt.clone());
         if let Some(known) = known {
@@ -415,9 +415,9 @@ fn kind_of(call: &Call) -> &str {
     call.kind.as_deref().unwrap_or("solver")
 }
 
-fn think_flags(found: &Found, known: bool) -> i32 {
+fn think_flags(found: &Found, known: bool, cuts: bool) -> i32 {
     let bit = |on: bool, bit: i32| if on { bit } else { 0 };
-    bit(!found.spans.is_empty(), flag::THINK_STRIPPED)
+    bit(cuts && !found.spans.is_empty(), flag::THINK_STRIPPED)
         | bit(known && found.absent, flag::THINK_ABSENT)
         | bit(found.unterminated, flag::THINK_UNTERMINATED)
         | bit(found.odd, flag::THINK_ODD)
