@@ -95,9 +95,11 @@ pub(super) fn read_events(mut events: &[u8], parsed: &mut Parsed<'_>, origin: &O
                 }
             }
             Err(fault) => {
-                // The rest of the file cannot be told apart from the broken event.
+                // What follows up to the next end of a stream may belong to the broken one.
                 parsed.lose(&record, Bad::json(&fault));
-                return;
+                let rest = &events[fault.at.min(events.len())..];
+                let Some(done) = memchr::memmem::find(rest, b"[DONE]") else { return };
+                events = &rest[done + b"[DONE]".len()..];
             }
         }
     }

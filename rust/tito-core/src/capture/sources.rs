@@ -477,6 +477,11 @@ fn look(
         let start = start + text[start..].iter().take_while(|b| b.is_ascii_whitespace()).count();
         if let Some(first) = text.get(start) {
             let rest = &text[start..];
+            // A first read may give no more than the magic bytes.
+            if rest.len() < b"event:".len() && !ended {
+                ended = head.read_from(reader, READ_BYTES)? == 0;
+                continue;
+            }
             if rest.starts_with(b"data:") || rest.starts_with(b"event:") || rest.starts_with(b": ") {
                 let format = forced.or_else(|| FORMATS.iter().find(|f| f.name == "response"));
                 return Ok(format.map(|f| (f, Shape::Events)).ok_or_else(|| "no format reads events".to_owned()));

@@ -200,15 +200,14 @@ pub fn arrange(calls: &mut Vec<Sighted<'_>>, prompts: &[Id], numbered: bool, kno
             .then_with(|| a.call.call_id.cmp(&b.call.call_id))
             .then(a.call.choice.cmp(&b.call.choice))
     });
-    // Two calls have the same prompt only if they are neighbours by length.
-    let mut by_length: Vec<usize> =
-        (0..calls.len()).filter(|i| calls[*i].skip.is_none() && calls[*i].call.prompt.is_some()).collect();
-    let length = |i: usize| calls[i].call.prompt.as_ref().map_or(0, ExactSizeIterator::len);
-    by_length.sort_by_key(|i| length(*i));
     let ids = |i: usize| calls[i].call.prompt.as_ref().map_or(&[][..], |range| &prompts[range.clone()]);
+    let same_first = |a: usize, b: usize| ids(a).len().cmp(&ids(b).len()).then_with(|| ids(a).cmp(ids(b)));
+    let mut by_prompt: Vec<usize> =
+        (0..calls.len()).filter(|i| calls[*i].skip.is_none() && calls[*i].call.prompt.is_some()).collect();
+    by_prompt.sort_by(|a, b| same_first(*a, *b));
     let mut retried = Vec::new();
-    for pair in by_length.windows(2) {
-        if length(pair[0]) == length(pair[1]) && ids(pair[0]) == ids(pair[1]) {
+    for pair in by_prompt.windows(2) {
+        if ids(pair[0]) == ids(pair[1]) {
             retried.extend_from_slice(pair);
         }
     }
