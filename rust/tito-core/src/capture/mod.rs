@@ -3,9 +3,12 @@
 //! [`Sources`] gives stretches of input ([`Unit`]) in order; [`parse`] turns one into calls and may run on any thread.
 //! A format is a row of [`FORMATS`]: how a record looks (its keys, never its file name) and the function that reads it.
 
+mod buffer;
 mod call;
 mod calllog;
 mod cooperbench;
+mod files;
+mod look;
 mod native;
 mod response;
 mod sniff;
@@ -17,7 +20,8 @@ pub use sources::{InputFile, Sources, Unit};
 
 use crate::json::{Cursor, Fault};
 use crate::rows::Text;
-use sources::{Chunk, Shape};
+use look::Shape;
+use sources::Chunk;
 
 /// Where records come from: one file.
 #[derive(Debug)]

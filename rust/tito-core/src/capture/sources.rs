@@ -5,7 +5,10 @@
 //! workers. Every byte is hashed as it lies on disk, once, on the way through.
 
 use super::Origin;
-use super::sniff::{FORMATS, Format, Looks, sniff};
+use super::buffer::Buffer;
+use super::files::{Input, expand};
+use super::look::{Shape, look};
+use super::sniff::{FORMATS, Format};
 use crate::error::{Error, Place, Result};
 use crate::json::{Cursor, Fault, Scalar};
 use flate2::read::MultiGzDecoder;
@@ -21,61 +24,7 @@ use twox_hash::xxhash3_128;
 /// Text of a unit. Its ids fill one 8 MiB page, the size at which zstd sees most repeats.
 pub const UNIT_BYTES: usize = 8 << 20;
 /// How much is read at once: what is hashed and scanned next is then still in the second-level cache.
-const READ_BYTES: usize = 512 << 10;
-
-/// A buffer that keeps its zeroed length, so that a refill costs no clearing.
-#[derive(Debug, Default)]
-struct Buffer {
-    bytes: Vec<u8>,
-    filled: usize,
-}
-
-impl Buffer {
-    fn text(&self) -> &[u8] {
-        &self.bytes[..self.filled]
-    }
-
-    fn append(&mut self, text: &[u8]) {
-        self.reserve(text.len());
-        self.bytes[self.filled..self.filled + text.len()].copy_from_slice(text);
-        self.filled += text.len();
-    }
-
-    fn reserve(&mut self, more: usize) {
-        let needed = self.filled + more;
-        if self.bytes.len() < needed {
-            // Grown by an eighth at most: a line of 100 MB must not cost 200.
-            self.bytes.resize(needed.max(self.bytes.len() + self.bytes.len() / 8), 0);
-        }
-    }
-
-    fn read_from(&mut self, reader: &mut dyn Read, limit: usize) -> io::Result<usize> {
-        self.reserve(limit);
-        loop {
-            match reader.read(&mut self.bytes[self.filled..self.filled + limit]) {
-                Ok(n) => {
-                    self.filled += n;
-                    return Ok(n);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-    }
-}
-
-/// How the text of a chunk divides into records.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Shape {
-    /// A record a line; the first line's number; whether the last line may be torn.
-    Lines { first: u64, torn_end: bool },
-    /// One JSON value over many lines (or a few, one after another).
-    Document,
-    /// Server-sent events.
-    Events,
-}
-
-const LINES: Shape = Shape::Lines { first: 1, torn_end: false };
+pub(super) const READ_BYTES: usize = 512 << 10;
 
 /// Whole records of one file.
 #[derive(Debug)]
@@ -176,16 +125,6 @@ impl Opened {
     fn compressed(&self) -> bool {
         !matches!(self, Self::Plain(_))
     }
-}
-
-/// A file to read.
-#[derive(Debug, Clone)]
-struct Input {
-    path: Option<PathBuf>,
-    name: String,
-    /// Found in a folder: what holds no capture is then passed over and counted.
-    found: bool,
-    bytes: u64,
 }
 
 struct Current {
@@ -461,164 +400,4 @@ fn format_named(name: &str) -> Result<&'static Format> {
     FORMATS.iter().find(|format| format.name == name).ok_or_else(|| {
         Error::usage(format!("unknown format {name:?}"), format!("--from takes one of {}", format_names()))
     })
-}
-
-/// Reads a file's first record into `head` and says what it is, or why it is no capture.
-fn look(
-    head: &mut Buffer,
-    reader: &mut dyn Read,
-    forced: Option<&'static Format>,
-) -> io::Result<std::result::Result<(&'static Format, Shape), String>> {
-    let mut scanned = 0;
-    let mut ended = false;
-    loop {
-        let text = head.text();
-        let start = if text.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        let start = start + text[start..].iter().take_while(|b| b.is_ascii_whitespace()).count();
-        if let Some(first) = text.get(start) {
-            let rest = &text[start..];
-            // A first read may give no more than the magic bytes.
-            if rest.len() < b"event:".len() && !ended {
-                ended = head.read_from(reader, READ_BYTES)? == 0;
-                continue;
-            }
-            if rest.starts_with(b"data:") || rest.starts_with(b"event:") || rest.starts_with(b": ") {
-                let format = forced.or_else(|| FORMATS.iter().find(|f| f.name == "response"));
-                return Ok(format.map(|f| (f, Shape::Events)).ok_or_else(|| "no format reads events".to_owned()));
-            }
-            if !matches!(first, b'{' | b'[') {
-                return Ok(Err("is not JSON".to_owned()));
-            }
-            let newline = memchr::memchr(b'\n', &rest[scanned.min(rest.len())..]).map(|n| start + scanned + n);
-            if newline.is_some() || ended {
-                let end = newline.unwrap_or(text.len());
-                let Some(next) = second_line(&text[end..]) else {
-                    if !ended {
-                        ended = head.read_from(reader, READ_BYTES)? == 0;
-                        continue;
-                    }
-                    // A file of one line is a document, unless that line is torn.
-                    let line = &text[start..end];
-                    let whole = first_line_is_whole(line);
-                    return Ok(judge(line, forced, if whole { Shape::Document } else { LINES }));
-                };
-                let line = &text[start..end];
-                if first_line_is_whole(line) {
-                    return Ok(judge(line, forced, LINES));
-                }
-                // A broken first line of JSONL is followed by another record; the second line of a document is indented.
-                let next = end + next.start..end + next.end;
-                if text[next.start] != b'{' || line.trim_ascii() == b"[" {
-                    return read_all_and_judge(head, reader, start, forced);
-                }
-                if next.end == text.len() && !ended {
-                    ended = head.read_from(reader, READ_BYTES)? == 0;
-                    continue;
-                }
-                return Ok(judge(&text[next], forced, LINES));
-            }
-            scanned = rest.len();
-        } else if ended {
-            return Ok(Err("is empty".to_owned()));
-        }
-        ended = head.read_from(reader, READ_BYTES)? == 0;
-    }
-}
-
-/// A document's deciding keys may stand anywhere in it, so it is read whole; it will be parsed whole anyway.
-fn read_all_and_judge(
-    head: &mut Buffer,
-    reader: &mut dyn Read,
-    start: usize,
-    forced: Option<&'static Format>,
-) -> io::Result<std::result::Result<(&'static Format, Shape), String>> {
-    while head.read_from(reader, READ_BYTES)? > 0 {}
-    Ok(judge(&head.text()[start..], forced, Shape::Document))
-}
-
-fn judge(
-    record: &[u8],
-    forced: Option<&'static Format>,
-    shape: Shape,
-) -> std::result::Result<(&'static Format, Shape), String> {
-    match (forced, sniff(record)) {
-        (Some(format), _) | (None, Looks::Like(format)) => Ok((format, shape)),
-        (None, Looks::Unknown(what)) => Err(what),
-    }
-}
-
-fn first_line_is_whole(line: &[u8]) -> bool {
-    let mut cursor = Cursor::new(line);
-    cursor.skip().is_ok()
-}
-
-/// The first line of a text that is not blank; it may not be whole yet.
-fn second_line(text: &[u8]) -> Option<Range<usize>> {
-    let mut start = 0;
-    for line in text.split_inclusive(|b| *b == b'\n') {
-        let end = start + line.len();
-        if !line.trim_ascii().is_empty() {
-            return Some(start..end);
-        }
-        start = end;
-    }
-    None
-}
-
-fn expand(name: &str, inputs: &mut Vec<Input>) -> Result<()> {
-    if name == "-" {
-        inputs.push(Input { path: None, name: "-".to_owned(), found: false, bytes: 0 });
-        return Ok(());
-    }
-    let path = Path::new(name);
-    if let Ok(meta) = fs::metadata(path) {
-        if meta.is_dir() {
-            let before = inputs.len();
-            walk(path, inputs)?;
-            if inputs.len() == before {
-                return Err(Error::data(Place::file(name), "the folder is empty", "name a folder that holds captures"));
-            }
-        } else {
-            inputs.push(Input { path: Some(path.to_owned()), name: name.to_owned(), found: false, bytes: meta.len() });
-        }
-        return Ok(());
-    }
-    if name.contains(['*', '?', '[']) {
-        let matches =
-            glob::glob(name).map_err(|e| Error::usage(format!("{name}: {e}"), "quote a name that is no glob"))?;
-        let before = inputs.len();
-        for found in matches {
-            let found = found.map_err(|e| Error::io("read", e.path().to_string_lossy().into_owned())(e.into()))?;
-            expand(&found.to_string_lossy(), inputs)?;
-        }
-        if inputs.len() > before {
-            return Ok(());
-        }
-    }
-    Err(Error::io("read", name)(io::Error::from_raw_os_error(2)))
-}
-
-/// All files below a folder, by name; hidden ones and linked folders are left out.
-fn walk(folder: &Path, inputs: &mut Vec<Input>) -> Result<()> {
-    let name = folder.to_string_lossy().into_owned();
-    let mut entries: Vec<_> = fs::read_dir(folder)
-        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
-        .map_err(Error::io("read", name))?
-        .into_iter()
-        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
-        .collect();
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let path = entry.path();
-        let kind = entry.file_type().map_err(Error::io("read", path.to_string_lossy()))?;
-        if kind.is_dir() {
-            walk(&path, inputs)?;
-        } else if let Ok(meta) = fs::metadata(&path)
-            && meta.is_file()
-        {
-            let name = path.to_string_lossy().into_owned();
-            inputs.push(Input { path: Some(path), name, found: true, bytes: meta.len() });
-        }
-    }
-    Ok(())
 }

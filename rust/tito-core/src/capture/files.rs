@@ -1,0 +1,75 @@
+//! From what the user named to files: files, folders, globs, `-`.
+
+use crate::error::{Error, Place, Result};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A file to read.
+#[derive(Debug, Clone)]
+pub(super) struct Input {
+    pub(super) path: Option<PathBuf>,
+    pub(super) name: String,
+    /// Found in a folder: what holds no capture is then passed over and counted.
+    pub(super) found: bool,
+    pub(super) bytes: u64,
+}
+
+/// Appends what a name stands for, in a fixed order.
+pub(super) fn expand(name: &str, inputs: &mut Vec<Input>) -> Result<()> {
+    if name == "-" {
+        inputs.push(Input { path: None, name: "-".to_owned(), found: false, bytes: 0 });
+        return Ok(());
+    }
+    let path = Path::new(name);
+    if let Ok(meta) = fs::metadata(path) {
+        if meta.is_dir() {
+            let before = inputs.len();
+            walk(path, inputs)?;
+            if inputs.len() == before {
+                return Err(Error::data(Place::file(name), "the folder is empty", "name a folder that holds captures"));
+            }
+        } else {
+            inputs.push(Input { path: Some(path.to_owned()), name: name.to_owned(), found: false, bytes: meta.len() });
+        }
+        return Ok(());
+    }
+    if name.contains(['*', '?', '[']) {
+        let matches =
+            glob::glob(name).map_err(|e| Error::usage(format!("{name}: {e}"), "quote a name that is no glob"))?;
+        let before = inputs.len();
+        for found in matches {
+            let found = found.map_err(|e| Error::io("read", e.path().to_string_lossy().into_owned())(e.into()))?;
+            expand(&found.to_string_lossy(), inputs)?;
+        }
+        if inputs.len() > before {
+            return Ok(());
+        }
+    }
+    Err(Error::io("read", name)(io::Error::from_raw_os_error(2)))
+}
+
+/// All files below a folder, by name; hidden ones and linked folders are left out.
+fn walk(folder: &Path, inputs: &mut Vec<Input>) -> Result<()> {
+    let name = folder.to_string_lossy().into_owned();
+    let mut entries: Vec<_> = fs::read_dir(folder)
+        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+        .map_err(Error::io("read", name))?
+        .into_iter()
+        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+        .collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let kind = entry.file_type().map_err(Error::io("read", path.to_string_lossy()))?;
+        if kind.is_dir() {
+            walk(&path, inputs)?;
+        } else if let Ok(meta) = fs::metadata(&path)
+            && meta.is_file()
+        {
+            let name = path.to_string_lossy().into_owned();
+            inputs.push(Input { path: Some(path), name, found: true, bytes: meta.len() });
+        }
+    }
+    Ok(())
+}
