@@ -1,0 +1,32 @@
+"""Token-exact agent distillation: captures in, training rows out, nothing re-tokenised.
+
+The public face. Everything here is typed; what is native is documented in `_core.pyi`.
+"""
+
+from tito._core import __version__, find_think, labels, loss_mask, strip_think
+from tito.calls import Call, Policies, Row
+from tito.convert import check, convert
+from tito.errors import DataError, TitoError, UsageError, WorldError
+from tito.profile import Profile
+from tito.rows import open_rows
+from tito.turns import expand_turns
+
+__all__ = [
+    "Call",
+    "DataError",
+    "Policies",
+    "Profile",
+    "Row",
+    "TitoError",
+    "UsageError",
+    "WorldError",
+    "__version__",
+    "check",
+    "convert",
+    "expand_turns",
+    "find_think",
+    "labels",
+    "loss_mask",
+    "open_rows",
+    "strip_think",
+]

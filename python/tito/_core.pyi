@@ -1,6 +1,6 @@
 """The native half of tito. Everything here releases the GIL while it works, and takes and gives arrays.
 
-Ids are int32 everywhere. A list of ids is accepted where an array is, and converted once.
+_Ids are int32 everywhere. A list of ids is accepted where an array is, and converted once.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,31 @@ import numpy.typing as npt
 
 from tito.profile import Profile
 
-Ids = npt.NDArray[np.int32]
-Opened = Literal["yes", "pair", "no"]
+_Ids = npt.NDArray[np.int32]
+_Opened = Literal["yes", "pair", "no"]
+
+__all__ = [
+    "DataError",
+    "Found",
+    "Progress",
+    "ThinkRule",
+    "TitoError",
+    "UsageError",
+    "WorldError",
+    "__version__",
+    "built_in_profile",
+    "built_in_profiles",
+    "call_ids",
+    "convert",
+    "defaults_json",
+    "expand_turns",
+    "find_think",
+    "formats_json",
+    "labels",
+    "loss_mask",
+    "schema_json",
+    "strip_think",
+]
 
 __version__: Final[str]
 
@@ -74,45 +97,93 @@ def find_think(
     /,
     *,
     prompt: npt.ArrayLike | None = None,
-    opened: bool | Opened | None = None,
+    opened: bool | _Opened | None = None,
     profile: Profile | None = None,
-) -> Found: ...
+) -> Found:
+    """Where thinking is in one output; nothing is cut.
+
+    ``ids`` is one output, int32 of one dimension. How thinking begins is told by ``prompt`` (the ids the output
+    answers) or by ``opened``: True or ``"yes"`` when the prompt ends inside thinking, ``"pair"`` when it ends in a
+    closed pair, False or ``"no"`` when it ends in no marker. With neither, the first closer ends a span from the start.
+    Behind the first opener of a tool call nothing is thinking.
+
+    Without ``profile`` the ids are taken for Qwen3's: a guess. Raises ``UsageError`` for an id of 151,936 or more then,
+    and for arrays that are no ids.
+
+    >>> found = find_think([151667, 40, 151668, 271, 9707, 151645], opened=False)
+    >>> found.spans.tolist(), found.absent, found.unterminated
+    ([[0, 4]], False, False)
+    """
+
 @overload
 def strip_think(
     ids: npt.ArrayLike,
     /,
     *,
+    offsets: None = None,
     prompt: npt.ArrayLike | None = None,
-    opened: bool | Opened | None = None,
+    opened: bool | _Opened | None = None,
     profile: Profile | None = None,
-) -> Ids: ...
+) -> _Ids: ...
 @overload
 def strip_think(
     ids: npt.ArrayLike,
     /,
     *,
     offsets: npt.ArrayLike,
-    opened: bool | Opened | None = None,
+    opened: bool | _Opened | None = None,
     profile: Profile | None = None,
-) -> tuple[Ids, npt.NDArray[np.int64]]: ...
+) -> tuple[_Ids, npt.NDArray[np.int64]]:
+    """An output without its thinking: a new int32 array; the ids given are not touched.
+
+    The rules, ``prompt``, ``opened`` and ``profile`` are those of ``find_think``; newline ids directly behind a closer
+    go with the span, and a span that nothing closes stays. With ``offsets`` (int64, ascending, one more than there are
+    outputs) ``ids`` holds many outputs one behind the other, and new values and offsets come back. An Arrow array of
+    lists of int32 (anything with ``__arrow_c_array__``) gives an Arrow array.
+
+    Without ``profile`` the ids are taken for Qwen3's: a guess. Raises ``UsageError`` for an id of 151,936 or more then,
+    and for arrays that are no ids.
+
+    >>> strip_think([151667, 40, 151668, 271, 9707, 151645]).tolist()
+    [9707, 151645]
+    >>> values, offsets = strip_think([40, 151668, 271, 9707, 9707, 151645], offsets=[0, 4, 6])
+    >>> values.tolist(), offsets.tolist()
+    ([9707, 9707, 151645], [0, 1, 3])
+    """
+
 def loss_mask(
     input_ids: npt.ArrayLike, output_ids: npt.ArrayLike, loss_spans: npt.ArrayLike | None = None
-) -> npt.NDArray[np.int8]: ...
-def labels(
-    input_ids: npt.ArrayLike, output_ids: npt.ArrayLike, loss_spans: npt.ArrayLike | None = None
-) -> Ids: ...
+) -> npt.NDArray[np.int8]:
+    """1 where loss falls, 0 elsewhere: int8, as long as ``input_ids`` and ``output_ids`` together.
+
+    ``loss_spans`` are half-open positions in both together: an array (or list) of shape (n, 2) or, with weights,
+    (n, 3); None means all of ``output_ids``. Raises ``UsageError`` for a span outside the row.
+
+    >>> loss_mask([5, 6], [7, 8, 9]).tolist(), loss_mask([5, 6], [7, 8, 9], [(3, 5)]).tolist()
+    ([0, 0, 1, 1, 1], [0, 0, 0, 1, 1])
+    """
+
+def labels(input_ids: npt.ArrayLike, output_ids: npt.ArrayLike, loss_spans: npt.ArrayLike | None = None) -> _Ids:
+    """``input_ids`` and ``output_ids`` together, int32, with -100 where no loss falls (what PyTorch's loss ignores).
+
+    ``loss_spans`` as in ``loss_mask``. Not shifted: position i is labelled with its own id, as trainers expect.
+
+    >>> labels([5, 6], [7, 8, 9]).tolist()
+    [-100, -100, 7, 8, 9]
+    """
+
 def expand_turns(
     prompts: Sequence[npt.ArrayLike],
     outputs: Sequence[npt.ArrayLike],
     logprobs: Sequence[npt.NDArray[np.float32] | None],
     calls_json: str,
     options_json: str,
-) -> tuple[list[tuple[Ids, Ids, npt.NDArray[np.float32] | None]], str, str]:
-    """Rows of one rollout: ids (and logprobs if that column is asked for), the other columns as a JSON list, counts as JSON.
+) -> tuple[list[tuple[_Ids, _Ids, npt.NDArray[np.float32] | None]], str, str]:
+    """Rows of one rollout: ids (and logprobs if that column is asked for), the other columns as a JSON list, counts.
 
-    ``calls_json`` is a list of objects with the keys rollout_id, task_id, pair_id, agent, status, attempt, reward, source,
-    call_id, choice, kind, turn, started, finish, stop_string, stop_token_ids, parse_error; all may be missing, others are
-    refused. ``tito.expand_turns`` wraps it.
+    ``calls_json`` is a list of objects with the keys rollout_id, task_id, pair_id, agent, status, attempt, reward,
+    source, call_id, choice, kind, turn, started, finish, stop_string, stop_token_ids, parse_error; all may be missing,
+    others are refused. ``tito.expand_turns`` wraps it.
     """
 
 def convert(options_json: str, progress: Progress) -> str:
@@ -138,7 +209,7 @@ def call_ids(
 ) -> list[dict[str, Any]]:
     """The first calls of a capture file, or those of one record (counted from 1), for ``tito show``.
 
-    Keys: file, record, format, rollout_id, task_id, agent, status, reward, turn, call_id, kind, parse_error, prompt_ids,
-    output_ids (int32 arrays or None), bad (what is wrong with the call, or None). A record that cannot be read has only
-    file, record and bad.
+    Keys: file, record, format, rollout_id, task_id, agent, status, reward, turn, call_id, kind, parse_error,
+    prompt_ids, output_ids (int32 arrays or None), bad (what is wrong with the call, or None). A record that cannot be
+    read has only file, record and bad.
     """

@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, fields
-from importlib import import_module
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from tito._core import ThinkRule, built_in_profile
 from tito.profile.errors import ProfileError
 
 __all__ = ["Ids", "Marker", "Profile", "ProfileError"]
@@ -88,10 +89,19 @@ class Profile:
     def __post_init__(self) -> None:
         self._check()
 
+    @cached_property
+    def think_rule(self) -> ThinkRule:
+        """The profile made ready to search with; made once, at first use."""
+        return ThinkRule(self.to_json())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without `think_rule`, which is of the core and does not pickle.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @classmethod
     def named(cls, name: str) -> Self:
         """A built-in profile: `Profile.named("qwen3")`. An unknown name is the core's usage error."""
-        return cls.from_json(import_module("tito._core").built_in_profile(name))
+        return cls.from_json(built_in_profile(name))
 
     @classmethod
     def from_tokenizer(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from tito.errors import UsageError
 
-class ProfileError(ValueError):
+
+class ProfileError(UsageError):
     """A profile, tokenizer or chat template that cannot be used. `str(e)` says what was seen, `e.hint` what to do."""
 
     def __init__(self, message: str, hint: str) -> None:

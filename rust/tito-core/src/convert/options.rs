@@ -6,10 +6,11 @@ use crate::rows::{Format, OptionalColumns, WriteOptions};
 use serde::{Deserialize, Serialize};
 
 macro_rules! policy {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($rest:tt)+ }) => { policy!("kebab-case" $(#[$doc])* $name { $($rest)+ }); };
+    ($case:literal $(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(rename_all = "kebab-case")]
+        #[serde(rename_all = $case)]
         pub enum $name { $($(#[$variant_doc])* $variant),+ }
     };
 }
@@ -111,6 +112,7 @@ policy! {
     }
 }
 policy! {
+    "snake_case"
     /// A column on request.
     Column {
         /// 0 or 1 for each id of the row.

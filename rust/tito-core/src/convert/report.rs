@@ -234,7 +234,7 @@ impl Counts {
         json!({
             "calls_seen": self.calls_seen, "calls_used": self.calls_used, "rollouts": self.rollouts,
             "rows": self.rows, "copies": self.copies, "weight": self.weight,
-            "skipped": skipped, "examples": examples, "tokens": self.tokens, "think": self.think, "turns": turns,
+            "skipped": skipped, "bad": self.bad(), "examples": examples, "tokens": self.tokens, "think": self.think, "turns": turns,
             "lengths": self.length_percentiles(),
             "truncation_judged": {"by_last_id": self.judged_by_id, "by_finish": self.judged_by_finish},
             "prompts_changed": self.prompts_changed, "repeated_ids": self.repeated_ids,

@@ -1,0 +1,238 @@
+"""What goes in and what comes out: calls, rows, and the policies between them. Plain data, ids as int32 arrays.
+
+`Policies` mirrors the core's options and `Row` the columns of the row schema; tests compare both with the core.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from enum import IntFlag
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from tito.errors import UsageError, with_hint
+
+__all__ = ["Call", "Flag", "Ids", "LossSpan", "Policies", "Row", "RowCall"]
+
+Ids = npt.NDArray[np.int32]
+LossSpan = tuple[int, int, float]
+"""`(start, end, weight)`: half-open positions in `input_ids + output_ids`."""
+
+Column = Literal["loss_mask", "loss_weights", "labels", "output_logprobs"]
+
+
+class Flag(IntFlag):
+    """Bits of a row's `flags`."""
+
+    TRUNCATED = 1
+    PROMPT_EXACT = 1 << 1
+    THINK_STRIPPED = 1 << 2
+    THINK_ABSENT = 1 << 3
+    THINK_UNTERMINATED = 1 << 4
+    THINK_ODD = 1 << 5
+    OPEN_THINK_TAIL = 1 << 6
+    PARSE_ERROR = 1 << 7
+    RETRIED = 1 << 8
+    COPIED = 1 << 9
+    THINK_MASKED = 1 << 10
+    SPLIT_MARKER = 1 << 11
+    PROMPT_TRIMMED = 1 << 12
+
+
+# Arrays have no single truth value, so calls and rows are compared by identity.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Call:
+    """One request to an engine and one choice of its reply.
+
+    `prompt_ids` and `output_ids` are int32 arrays of one dimension (lists are converted once, by the functions that
+    take calls); `logprobs`, if there are any, is float32 and as long as `output_ids`. What is not known stays None:
+    nothing is made up.
+
+    >>> Call(prompt_ids=[1, 2], output_ids=[3], turn=0).finish is None
+    True
+    """
+
+    prompt_ids: npt.ArrayLike
+    output_ids: npt.ArrayLike
+    logprobs: npt.ArrayLike | None = None
+    rollout_id: str | None = None
+    task_id: str | None = None
+    pair_id: str | None = None
+    agent: str | None = None
+    status: str | None = None
+    """How the rollout ended: ok, agent_error, infra_error, limits, format, unknown."""
+    attempt: int | None = None
+    reward: float | None = None
+    source: str | None = None
+    """Who made the ids, if not an engine."""
+    call_id: str | None = None
+    choice: int = 0
+    kind: str | None = None
+    """solver (also when None), summariser or helper."""
+    turn: int | None = None
+    """0-based; None lets the calls' order number them."""
+    started: float | None = None
+    """Seconds since the epoch."""
+    finish: str | None = None
+    """The engine's word (`stop`, `length`, ...); asked only where no profile tells the stop ids."""
+    stop_string: bool = False
+    """Whether a stop string ended the output: a clean end."""
+    stop_token_ids: Sequence[int] = ()
+    """Ids that the request named as ends."""
+    parse_error: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the arrays, as the core reads it."""
+        arrays = ("prompt_ids", "output_ids", "logprobs")
+        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
+        return {**facts, "stop_token_ids": [int(i) for i in self.stop_token_ids]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowCall:
+    """One call that a merged row trains: where its sample stands, and which call it was."""
+
+    start: int
+    end: int
+    turn: int | None
+    call_id: str | None
+    record: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Row:
+    """One training example, field by field the columns of row schema version 1.
+
+    `input_ids` (the prompt) and `output_ids` (the sample, after policies) are int32 arrays of one dimension. Loss falls
+    on `loss_spans`; None means all of `output_ids`, weight 1. `loss_mask` (int8), `loss_weights` (float32) and
+    `labels` (int32, -100 where no loss falls) are as long as both together and, like `output_logprobs` (float32, as
+    long as `output_ids`), there only where they were asked for.
+    """
+
+    input_ids: Ids
+    output_ids: Ids
+    loss_spans: tuple[LossSpan, ...] | None
+    calls: tuple[RowCall, ...] | None
+    weight: float
+    rollout_id: str | None
+    task_id: str | None
+    pair_id: str | None
+    agent: str | None
+    call_id: str | None
+    kind: str | None
+    status: str | None
+    attempt: int | None
+    turn: int | None
+    reward: float | None
+    source: str
+    capture_format: str
+    capture_file: str
+    capture_record: int
+    capture_hash: bytes
+    flags: Flag
+    loss_mask: npt.NDArray[np.int8] | None = None
+    loss_weights: npt.NDArray[np.float32] | None = None
+    labels: Ids | None = None
+    output_logprobs: npt.NDArray[np.float32] | None = None
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any]) -> Row:
+        """A row from its columns: arrays as they are, everything else as JSON and Arrow spell it (hashes as hex or
+        bytes, spans and calls as lists of objects). `KeyError` names a column that is missing."""
+        spans, calls = columns["loss_spans"], columns["calls"]
+        given: dict[str, Any] = {field.name: columns.get(field.name) for field in fields(cls)}
+        for name in ("weight", "source", "capture_format", "capture_file", "capture_record"):
+            given[name] = columns[name]
+        given |= {
+            "loss_spans": None if spans is None else tuple((s["start"], s["end"], s["weight"]) for s in spans),
+            "calls": None if calls is None else tuple(RowCall(**{**c, "hash": _hash(c["hash"])}) for c in calls),
+            "capture_hash": _hash(columns["capture_hash"]),
+            "flags": Flag(columns["flags"]),
+        }
+        return cls(**given)
+
+
+@cache
+def _choices() -> dict[str, tuple[str, ...]]:
+    """The policies whose values are words, with the words."""
+    hints = get_type_hints(Policies)
+    words = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+    return {**words, "columns": get_args(Column)}
+
+
+def _hash(value: str | bytes) -> bytes:
+    return bytes.fromhex(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """Every choice that decides which rows come out, with its default; the command line spells them alike.
+
+    `upweight`, `kind` and `columns` also take one text with commas. Raises `UsageError` for a word that is no choice;
+    rules of `upweight` are read by the core when they are used.
+
+    >>> Policies(think="strip", upweight="0-2:12,last:2").upweight
+    ('0-2:12', 'last:2')
+    """
+
+    think: Literal["keep", "strip", "strip-all", "mask"] = "keep"
+    """Thinking in outputs stays, is cut, is cut in earlier turns of prompts too, or stays without loss."""
+    tail: Literal["captured", "no-think"] = "captured"
+    """The generation prompt's end stays, or is rewritten to the profile's no-thinking tail."""
+    rows: Literal["turn"] = "turn"
+    """One row a call."""
+    upweight: Sequence[str] = ()
+    """Rules `SELECTOR:WEIGHT`; all that match a row multiply."""
+    upweight_as: Literal["weight", "copies"] = "weight"
+    """Weights stand in the `weight` column, or become copies of rows."""
+    seed: int = 0
+    """Seed of the copies."""
+    truncated: Literal["drop", "mask", "keep"] = "drop"
+    """Outputs that do not end in a stop id."""
+    unterminated: Literal["drop", "keep"] = "drop"
+    """Outputs that open thinking and never close it; asked only when `think` is not keep."""
+    max_length: int | None = None
+    """Most ids of a row."""
+    overlong: Literal["error", "drop", "trim-prompt"] = "error"
+    """Rows over that."""
+    kind: Sequence[str] = ("solver", "summariser")
+    """Kinds of calls that give rows."""
+    bad: Literal["error", "skip"] = "error"
+    """Bad data fails the run, or is left out and counted."""
+    group_by: Literal["none", "identity"] = "none"
+    """Different tokenizers in one dump are refused, or get a file each."""
+    columns: Sequence[Column] = ()
+    """Columns on request."""
+
+    def __post_init__(self) -> None:
+        for name in ("upweight", "kind", "columns"):
+            value = getattr(self, name)
+            parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+            object.__setattr__(self, name, tuple(part for part in parts if part))
+        for name, allowed in _choices().items():
+            value = getattr(self, name)
+            for choice in value if isinstance(value, tuple) else (value,):
+                if choice not in allowed:
+                    near = get_close_matches(str(choice), allowed, 1)
+                    message = f"{name}: {choice!r} is none of {', '.join(allowed)}"
+                    raise with_hint(UsageError(message), f"did you mean {near[0]}?" if near else "choose one of them")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The policies as the core's options name them, tuples as lists.
+
+        >>> Policies(think="mask").to_dict()["think"]
+        'mask'
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict())

@@ -1,0 +1,48 @@
+"""`tito check`: whether captures are sound."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tito.cli.options import add_input_options, add_policy_options, input_options, policies
+from tito.cli.watch import bar, tell
+
+ABOUT = "say whether captures are sound, and what rows they would give"
+EXAMPLE = """\
+example:
+  tito check captures/ --think strip
+
+Reads everything, writes nothing. Exit 1 when any call is bad; the first three of each kind are named.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    add_input_options(parser)
+    add_policy_options(parser)
+    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+    parser.add_argument("--quiet", action="store_true", help="no report and no progress; findings and warnings stay")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb."""
+    from tito.convert import check
+
+    # All that is bad is wanted here, not the first alone; `--bad skip` then forgives it.
+    chosen = policies(args, bad="skip")
+    with bar(args.quiet) as progress:
+        report = check(
+            args.inputs, **input_options(args), policies=chosen, expect_rows=args.expect_rows, progress=progress
+        )
+    tell(report, quiet=args.quiet, as_json=args.json)
+    for reason, examples in report.examples.items():
+        for example in examples:
+            print(f"{reason}: {example}", file=sys.stderr)
+    if not report.bad:
+        return 0
+    if args.bad == "skip":
+        return 0
+    print(f"error: {report.bad:,} of {report.calls_seen:,} calls are bad", file=sys.stderr)
+    print("hint: mend the captures, or leave bad calls out with --bad skip", file=sys.stderr)
+    return 1

@@ -1,0 +1,83 @@
+"""`tito convert`: captures to rows."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import get_args
+
+from tito.cli.options import add_input_options, add_policy_options, input_options, policies
+from tito.cli.watch import bar, tell
+from tito.errors import UsageError, WorldError, with_hint
+
+ABOUT = "make training rows of captures, id for id as they were sampled"
+EXAMPLE = """\
+example:
+  tito convert captures/ -o rows.parquet --think strip --upweight 0-2:12
+
+The report on stderr says what the data looks like to a trainer; --json prints the same to stdout for machines.
+"""
+
+# What a trainer would do with the file as it is; said at the end of every run that writes one.
+_NOT_AS_IT_IS = (
+    "note: these are per-turn rows: input_ids is the prompt alone, so a trainer given this file as it is (TRL for one) "
+    "would train on the prompt. Give it input_ids + output_ids joined, with the labels of `--columns labels` or of "
+    "tito.labels"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    from tito.calls import Column
+
+    add_input_options(parser)
+    add_policy_options(parser)
+    writing = parser.add_argument_group("writing")
+    writing.add_argument("-o", "--output", metavar="OUT", help="the file to write; - is stdout (with --jsonl)")
+    writing.add_argument("--jsonl", action="store_true", help="JSON lines (also when OUT ends in .jsonl), not parquet")
+    writing.add_argument("--columns", default="", metavar="NAME[,NAME]", help=f"also: {', '.join(get_args(Column))}")
+    writing.add_argument("--shard-mb", type=float, metavar="MB", help="numbered files of about so many million bytes")
+    writing.add_argument("--dry-run", action="store_true", help="read, check and count; write nothing")
+    writing.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+    writing.add_argument("--quiet", action="store_true", help="no report and no progress; warnings stay")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb."""
+    from tito.convert import check, convert
+
+    if not args.dry_run and args.output is None:
+        raise with_hint(UsageError("no output is named"), "add -o rows.parquet, or --dry-run to write nothing")
+    if args.json and args.output == "-":
+        raise with_hint(
+            UsageError("rows and report cannot both go to stdout"), "write the rows to a file, or leave --json out"
+        )
+    if args.shard_mb is not None and not 0 < args.shard_mb < 1e9:
+        raise with_hint(
+            UsageError(f"--shard-mb {args.shard_mb:g}: not a size"), "give the megabytes of a file, like 512"
+        )
+    chosen = policies(args)
+    common = {**input_options(args), "policies": chosen, "expect_rows": args.expect_rows}
+    with bar(args.quiet) as progress:
+        if args.dry_run:
+            report = check(args.inputs, **common, progress=progress)
+        else:
+            args.stopped = "; nothing was written"
+            try:
+                report = convert(
+                    args.inputs,
+                    args.output,
+                    **common,
+                    jsonl=True if args.jsonl else None,
+                    shard_bytes=None if args.shard_mb is None else int(args.shard_mb * 1e6),
+                    progress=progress,
+                )
+            except WorldError as error:
+                if args.output == "-" and "Broken pipe" in str(error):
+                    raise BrokenPipeError from None
+                raise
+    tell(report, quiet=args.quiet, as_json=args.json)
+    if not args.dry_run and not args.quiet:
+        print(_NOT_AS_IT_IS, file=sys.stderr)
+    return os.EX_OK

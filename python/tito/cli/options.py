@@ -1,0 +1,87 @@
+"""Options that several verbs share, spelled alike in all. Choices and defaults are those of `tito.Policies`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+from tito.calls import Policies
+
+__all__ = ["add_input_options", "add_policy_options", "count", "input_options", "policies"]
+
+_HINTS = get_type_hints(Policies)
+_DEFAULTS = Policies()
+
+
+def add_input_options(parser: argparse.ArgumentParser) -> None:
+    """What to read and what it is."""
+    parser.add_argument("inputs", nargs="+", metavar="DUMP", help="files, folders or globs of captures; - is stdin")
+    reading = parser.add_argument_group("reading")
+    reading.add_argument("--from", dest="from_format", metavar="FORMAT", help="format of all input (tito formats)")
+    reading.add_argument("--profile", metavar="NAME|DIR|FILE", help="tokenizer and template (default: found)")
+    _choice(reading, "bad", "bad data fails the run, or is left out and counted")
+    reading.add_argument("--workers", type=count, default=0, metavar="N", help="threads (default: all cores)")
+
+
+def input_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The same as keywords of `tito.convert` and `tito.check`."""
+    return {"profile": args.profile, "from_format": args.from_format, "workers": args.workers}
+
+
+def add_policy_options(parser: argparse.ArgumentParser) -> None:
+    """What decides which rows come out."""
+    group = parser.add_argument_group("policies (the default stands first)")
+    think = group.add_mutually_exclusive_group()
+    _choice(think, "think", "thinking stays, is cut from outputs, from earlier turns too, or loses its loss")
+    think.add_argument("--strip-think", dest="think", action="store_const", const="strip", help="--think strip")
+    _choice(group, "tail", "the generation prompt's end: as captured, or rewritten to the no-thinking one")
+    _choice(group, "rows", "what a row is: one call")
+    group.add_argument(
+        "--upweight",
+        action="append",
+        default=[],
+        metavar="RULE[,RULE]",
+        help="SELECTOR:WEIGHT, like 0-2:12, first:3, last:2, agent=agent1:2; rules that match a row multiply",
+    )
+    _choice(group, "upweight_as", "weights stand in a column, or become copies of rows")
+    group.add_argument("--seed", type=count, default=_DEFAULTS.seed, metavar="N", help="seed of the copies (default 0)")
+    _choice(group, "truncated", "outputs that end in no stop id")
+    _choice(group, "unterminated", "outputs that never close thinking, unless thinking is kept")
+    group.add_argument("--max-length", type=count, metavar="N", help="most ids of a row (default: no limit)")
+    _choice(group, "overlong", "rows over that")
+    group.add_argument(
+        "--kind",
+        default=_DEFAULTS.kind,
+        metavar="KIND[,KIND]",
+        help=f"kinds of calls that give rows (default {','.join(_DEFAULTS.kind)}; also helper)",
+    )
+    _choice(group, "group_by", "different tokenizers in one dump are refused, or get a file each")
+    group.add_argument(
+        "--expect-rows",
+        "--expected-rows",
+        type=count,
+        metavar="N",
+        help="any other number of rows is an error, and nothing is written",
+    )
+
+
+def policies(args: argparse.Namespace, **more: Any) -> Policies:
+    """The policies that were asked for; `more` wins."""
+    given = {field.name: getattr(args, field.name) for field in fields(Policies) if field.name in vars(args)}
+    return Policies(**{**given, "upweight": ",".join(args.upweight), **more})
+
+
+def _choice(group: Any, name: str, about: str) -> None:
+    default = getattr(_DEFAULTS, name)
+    choices = get_args(_HINTS[name])
+    shown = "|".join([default, *(choice for choice in choices if choice != default)])
+    option = f"--{name.replace('_', '-')}"
+    group.add_argument(option, dest=name, choices=choices, default=default, metavar=shown, help=about)
+
+
+def count(text: str) -> int:
+    """A whole number of 0 or more."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)

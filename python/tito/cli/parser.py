@@ -1,0 +1,44 @@
+"""argparse with our manners: errors end in a hint, a wrong name suggests the nearest, options are never shortened."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+__all__ = ["Parser"]
+
+
+class Parser(argparse.ArgumentParser):
+    """See the module. `epilog` keeps its lines."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse(self, args: Sequence[str] | None) -> argparse.Namespace:
+        """As `parse_args`, but an unknown option is an error of its verb, which knows the nearest one."""
+        known, unknown = self.parse_known_args(args)
+        if unknown:
+            getattr(known, "parser", self).error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        """Prints message and hint on stderr and exits with 2."""
+        print(f"error: {message}", file=sys.stderr)
+        print(f"hint: {self._hint(message)}", file=sys.stderr)
+        sys.exit(2)
+
+    def _hint(self, message: str) -> str:
+        if match := re.match(r"unrecognized arguments: (--?[\w-]+)", message):
+            options = [option for action in self._actions for option in action.option_strings]
+            if near := get_close_matches(match[1], options, 1):
+                return f"did you mean {near[0]}? `{self.prog} --help` lists the options"
+        if (match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)) and (
+            near := get_close_matches(match[1], re.findall(r"[\w.-]+", match[2]), 1)
+        ):
+            return f"did you mean {near[0]}?"
+        return f"`{self.prog} --help` lists the arguments and ends in an example"

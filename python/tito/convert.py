@@ -1,0 +1,134 @@
+"""Captures to rows. The core does the work in one call; here are the door, the watch and the way to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tito import _core
+from tito._core import Progress
+from tito.calls import Policies
+from tito.profile import Profile
+from tito.profile.find import find_profile
+from tito.report import Report
+
+__all__ = ["check", "convert"]
+
+_DEFAULTS = Policies()
+# Often enough for a bar that moves, seldom enough to cost nothing.
+_WATCH_SECONDS = 0.1
+
+Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def convert(
+    inputs: Inputs,
+    output: str | os.PathLike[str],
+    *,
+    policies: Policies = _DEFAULTS,
+    profile: Profile | str | os.PathLike[str] | None = None,
+    from_format: str | None = None,
+    expect_rows: int | None = None,
+    jsonl: bool | None = None,
+    shard_bytes: int | None = None,
+    workers: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Converts captures to rows and says what it did.
+
+    `inputs` are files, folders, globs or `-` (standard input). `output` is one file, or with `shard_bytes` the name
+    that numbered shards are made from (`rows-00000.parquet`); a manifest is written beside it. `jsonl` writes JSON
+    lines in place of parquet; None asks the name of `output`. `workers` is a number of threads, 0 all cores; the bytes
+    written are the same for any number. `progress` is called about ten times a second from the calling thread.
+
+    The output gets its name only when everything is written: after an error or Ctrl-C (`KeyboardInterrupt`) nothing
+    stands under it that was not there before.
+
+    Raises `DataError` for bad data, for a policy that fires nowhere, and for a number of rows other than `expect_rows`;
+    `UsageError` for options; `WorldError` for files.
+
+    >>> report = convert("calls.jsonl", "rows.parquet", policies=Policies(think="strip", upweight="0-2:12"))
+    >>> report.rows, report.skipped, report.outputs
+    (12, {'unterminated_think': 24}, ('rows.parquet',))
+    """
+    name = os.fspath(output)
+    options = _options(inputs, policies, profile, from_format, workers)
+    options |= {
+        "output": name,
+        "expect_rows": expect_rows,
+        "jsonl": name.endswith(".jsonl") if jsonl is None else jsonl,
+        "shard_bytes": shard_bytes,
+    }
+    return _run(options, progress)
+
+
+def check(
+    inputs: Inputs,
+    *,
+    policies: Policies = _DEFAULTS,
+    profile: Profile | str | os.PathLike[str] | None = None,
+    from_format: str | None = None,
+    expect_rows: int | None = None,
+    workers: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Reads captures, applies the policies and counts, as `convert` does, and writes nothing.
+
+    With `Policies(bad="skip")` bad data is in the report (`Report.bad`, `Report.examples`) and not an error.
+    Raises what `convert` raises.
+
+    >>> check("calls.jsonl", policies=Policies(bad="skip")).bad
+    0
+    """
+    options = _options(inputs, policies, profile, from_format, workers)
+    return _run({**options, "expect_rows": expect_rows}, progress)
+
+
+def _options(
+    inputs: Inputs,
+    policies: Policies,
+    profile: Profile | str | os.PathLike[str] | None,
+    from_format: str | None,
+    workers: int,
+) -> dict[str, Any]:
+    known = find_profile(profile)
+    return {
+        **policies.to_dict(),
+        "inputs": [os.fspath(i) for i in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)],
+        "from": from_format,
+        "profile": None if known is None else json.loads(known.to_json()),
+        "workers": workers,
+    }
+
+
+def _run(options: dict[str, Any], watch: Callable[[Progress], None] | None) -> Report:
+    """Runs the core in a thread of its own: the calling one must stay free to see Ctrl-C."""
+    progress, text = Progress(), json.dumps(options)
+    reports: list[str] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            reports.append(_core.convert(text, progress))
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name="tito-convert", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_WATCH_SECONDS)
+            if watch is not None:
+                watch(progress)
+    except BaseException:
+        progress.cancel()
+        thread.join()
+        # Too late to stop it: its files stand, so say so by going on.
+        if not reports:
+            raise
+    if failures:
+        raise failures[0]
+    return Report(json.loads(reports[0]))

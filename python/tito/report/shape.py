@@ -1,0 +1,202 @@
+"""The data-shape report: what a trainer will see of this data, on one screen. A pure function of the report's JSON.
+
+Shares are of rows' weights and, where it says ids, of weight times trained ids: what the loss is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["percent", "shape_text"]
+
+# More turns than this are told in groups of ten.
+_TURNS_ONE_BY_ONE = 12
+
+
+def shape_text(data: Mapping[str, Any]) -> str:
+    """The report as lines of `name  facts`; ends in a newline."""
+    counts = data["counts"]
+    lines = [
+        _line("calls", _calls(counts)),
+        _line("rows", _rows(counts)),
+        *(_line("dilution", text) for text in _dilution(counts["turns"], counts["rows"])),
+        *_turn_table(counts["turns"]),
+        *(_line("upweight", f"{hit['rule']} matches {_many(hit['rows'], 'call')}") for hit in counts["upweight"]),
+        _line("tokens", _tokens(counts["tokens"])),
+        *(_line("thinking", text) for text in _thinking(data)),
+        _line("lengths", _lengths(counts["lengths"])),
+        _line("truncated", _truncated(data)),
+        *(_line("prompts", text) for text in _prompts(counts)),
+        _line("policies", _policies(data["policies"])),
+        _line("profile", _profile(data)),
+        _line("input", _input(data)),
+        *(_line("passed", text) for text in _passed_over(data)),
+        *(_line("output", _output(file)) for file in data["outputs"]),
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def percent(part: float, whole: float) -> str:
+    """A share with one digit: `41.5 %`; `-` of nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<10}{text}"
+
+
+def _many(n: int, thing: str) -> str:
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+
+
+def _size(n: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= size:
+            return f"{n / size:.1f} {unit}"
+    return f"{n} B"
+
+
+def _by_name(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items())
+
+
+def _calls(counts: Mapping[str, Any]) -> str:
+    skipped = counts["skipped"]
+    reasons = f" ({_by_name(skipped)})" if skipped else ""
+    return f"{counts['calls_seen']:,} seen = {counts['calls_used']:,} used + {sum(skipped.values()):,} skipped{reasons}"
+
+
+def _rows(counts: Mapping[str, Any]) -> str:
+    copies = f", {counts['copies']:,} of them made as copies" if counts["copies"] else ""
+    rollouts = _many(counts["rollouts"], "rollout")
+    return f"{_many(counts['rows'], 'row')} of {rollouts}, weight {counts['weight']:,g}{copies}"
+
+
+def _dilution(turns: Sequence[Mapping[str, Any]], rows: int) -> Iterable[str]:
+    first = sum(t["rows"] for t in turns if t["turn"] == 0)
+    if first:
+        yield f"{rows / first:.1f}: turn 0 is {first:,} of {_many(rows, 'row')}"
+
+
+def _turn_table(turns: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    weight, ids = sum(t["weight"] for t in turns), sum(t["weighted_ids"] for t in turns)
+    yield f"{'turn':<10}{'rows':>9}{'weight':>12}{'of weight':>12}{'of ids':>12}"
+    for name, group in _grouped(turns):
+        w, i = sum(t["weight"] for t in group), sum(t["weighted_ids"] for t in group)
+        yield f"{name:<10}{sum(t['rows'] for t in group):>9,}{w:>12,g}{percent(w, weight):>12}{percent(i, ids):>12}"
+
+
+def _grouped(turns: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, list[Mapping[str, Any]]]]:
+    if len(turns) <= _TURNS_ONE_BY_ONE:
+        for t in turns:
+            yield _turn_name(t["turn"]), [t]
+        return
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for t in turns:
+        turn = t["turn"]
+        name = _turn_name(turn)
+        if turn is not None and turn >= 10:
+            name = f"{turn // 10 * 10}-{turn // 10 * 10 + 9}" if turn < 90 else "90 and on"
+        groups.setdefault(name, []).append(t)
+    yield from groups.items()
+
+
+def _turn_name(turn: int | None) -> str:
+    if turn is None:
+        return "unknown"
+    # The core counts turns behind 99 with it.
+    return "99 and on" if turn == 99 else str(turn)
+
+
+def _tokens(tokens: Mapping[str, int]) -> str:
+    parts = {
+        "trained": "trained",
+        "think_cut": "cut as thinking",
+        "think_masked": "masked as thinking",
+        "truncated_masked": "masked as truncated",
+        "skipped": "skipped",
+    }
+    there = [f"{tokens[key]:,} {words}" for key, words in parts.items() if tokens[key] or key == "trained"]
+    return f"{tokens['sampled']:,} sampled = {' + '.join(there)}; {tokens['prompt']:,} of prompts"
+
+
+def _thinking(data: Mapping[str, Any]) -> Iterable[str]:
+    counts, think = data["counts"], data["counts"]["think"]
+    if not think["seen"]:
+        yield "not looked for: no profile is known"
+        return
+    tokens = counts["tokens"]
+    used = tokens["sampled"] - tokens["skipped"]
+    yield f"{tokens['thinking']:,} ids, {percent(tokens['thinking'], used)} of what the used calls sampled"
+    names = ("absent", "unterminated", "odd", "split_marker", "open_think_tail", "tail_unknown", "history_stripped")
+    rest = {name: think[name] for name in names if think[name]}
+    found = f"a span in {think['stripped']:,} of {_many(think['seen'], 'output')}"
+    yield f"{found}; {_by_name(rest)}" if rest else found
+
+
+def _lengths(lengths: Mapping[str, int | None]) -> str:
+    there = [f"{name} {n:,}" for name, n in lengths.items() if n is not None]
+    return f"{', '.join(there)} ids a row" if there else "no rows"
+
+
+def _truncated(data: Mapping[str, Any]) -> str:
+    counts, policy = data["counts"], data["policies"]["truncated"]
+    judged = counts["truncation_judged"]
+    dropped = counts["skipped"].get("truncated", 0)
+    fate = {
+        "drop": f"{_many(dropped, 'output')} dropped",
+        "mask": f"{_many(counts['tokens']['truncated_masked'], 'id')} masked",
+        "keep": "kept and flagged",
+    }[policy]
+    return f"{fate}; judged by last id {judged['by_last_id']:,}, by finish word {judged['by_finish']:,}"
+
+
+def _prompts(counts: Mapping[str, Any]) -> Iterable[str]:
+    if counts["prompts_changed"]:
+        yield f"{_many(counts['prompts_changed'], 'prompt')} changed by a policy: not what the engine saw"
+
+
+def _policies(policies: Mapping[str, Any]) -> str:
+    def value(v: Any) -> str:
+        if v is None:
+            return "none"
+        return (",".join(map(str, v)) or "none") if isinstance(v, list) else str(v)
+
+    return " ".join(f"{name}={value(v)}" for name, v in policies.items())
+
+
+def _profile(data: Mapping[str, Any]) -> str:
+    known = {profile["name"]: profile for profile in data["profiles"]}
+    told = []
+    for name, rows in data["counts"]["identities"].items():
+        hashes = ""
+        if profile := known.get(name):
+            hashes = f" (tokenizer {_short(profile, 'tokenizer')}, template {_short(profile, 'template')})"
+        told.append(f"{name}{hashes}: {_many(rows, 'row')}")
+    return "; ".join(told) or "none"
+
+
+def _short(profile: Mapping[str, Any], what: str) -> str:
+    return str(profile[f"{what}_hash"]).removeprefix("sha256:")[:12]
+
+
+def _input(data: Mapping[str, Any]) -> str:
+    inputs = data["inputs"]
+    formats: dict[str, int] = {}
+    for file in inputs:
+        formats[file["format"]] = formats.get(file["format"], 0) + 1
+    repeated = f"; named twice {data['inputs_repeated']:,}" if data["inputs_repeated"] else ""
+    size = _size(sum(file["bytes"] for file in inputs))
+    return f"{_many(len(inputs), 'file')}, {size} ({_by_name(formats)}){repeated}"
+
+
+def _passed_over(data: Mapping[str, Any]) -> Iterable[str]:
+    passed = data["passed_over"]
+    if passed["files"]:
+        more = ", ..." if passed["files"] > len(passed["first"]) else ""
+        yield f"{_many(passed['files'], 'file')} over, which hold no captures: {', '.join(passed['first'])}{more}"
+
+
+def _output(file: Mapping[str, Any]) -> str:
+    return f"{file['file']}: {_many(file['rows'], 'row')}, {_many(file['ids'], 'id')}, {_size(file['bytes'])}"

@@ -1,0 +1,107 @@
+"""What is extreme about a data set. Each rule reads the report's JSON and gives one sentence or none.
+
+The thresholds are where small distillation sets were seen to go wrong, not laws; they warn and never stop a run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tito.report.shape import percent
+
+__all__ = ["find_warnings"]
+
+# One class of turns above this share starves the others: x12 on 3 of 15 turns is 75 % and worked.
+_MOST_WEIGHT = 0.8
+# Turn 0 at 1/15 of the rows was drowned; x4 did not mend it, x12 did.
+_LEAST_FIRST_TURN = 0.1
+# Above half, a small student learns to think at length and nothing else.
+_MOST_THINKING = 0.5
+# A format was not locked by about 640 rows; below a hundred nothing is.
+_FEW_ROWS = 100
+_MOST_SKIPPED = 0.5
+
+
+def find_warnings(data: Mapping[str, Any]) -> list[str]:
+    """Each `name: sentence`, in a fixed order."""
+    return [warning for rule in (_balance, _think, _judgement, _amounts) for warning in rule(data)]
+
+
+def _balance(data: Mapping[str, Any]) -> Iterable[str]:
+    turns = {t["turn"]: t["weight"] for t in data["counts"]["turns"] if t["turn"] is not None}
+    whole = sum(t["weight"] for t in data["counts"]["turns"])
+    if len(turns) < 2 or whole <= 0:
+        return
+    classes = {f"turn {turn}": {turn} for turn in turns}
+    for rule in data["policies"]["upweight"]:
+        if match := re.match(r"(\d+)-(\d+):", rule):
+            low, high = int(match[1]), int(match[2])
+            classes[f"turns {low}-{high}"] = {turn for turn in turns if low <= turn <= high}
+    for name, members in classes.items():
+        weight = sum(turns[turn] for turn in members)
+        if weight / whole > _MOST_WEIGHT and len(members) < len(turns):
+            yield (
+                f"one_sided: {name} {'is' if name.startswith('turn ') else 'are'} {percent(weight, whole)} of the "
+                "weight; the other turns are hardly trained. Lower --upweight"
+            )
+    first = turns.get(0, 0)
+    if first / whole < _LEAST_FIRST_TURN:
+        yield (
+            f"diluted: turn 0 is {percent(first, whole)} of the weight; what is done first is hardly trained. "
+            "Raise it with --upweight 0-2:12"
+        )
+
+
+def _think(data: Mapping[str, Any]) -> Iterable[str]:
+    counts, policy = data["counts"], data["policies"]["think"]
+    think, tokens = counts["think"], counts["tokens"]
+    used = tokens["sampled"] - tokens["skipped"]
+    if policy == "keep" and used and tokens["thinking"] / used > _MOST_THINKING:
+        yield (
+            f"mostly_thinking: {percent(tokens['thinking'], used)} of what is trained is thinking; a small student "
+            "drowns in it. Cut it with --think strip, or leave its loss out with --think mask"
+        )
+    if policy != "keep" and think["stripped"] == 0 and think["history_stripped"] == 0:
+        yield f"nothing_stripped: --think {policy} was asked and no output holds thinking; thinking was off, or is text"
+    if think["open_think_tail"]:
+        yield (
+            f"open_think_tail: {think['open_think_tail']:,} prompts end inside thinking that was cut from the output, "
+            "so the student learns to answer inside it. Use --tail no-think, and serve with thinking off"
+        )
+    if think["tail_unknown"]:
+        yield (
+            f"tail_unknown: {think['tail_unknown']:,} prompts end in no tail of the profile and were left as they are, "
+            "though --tail no-think was asked. Look at them with `tito show`"
+        )
+    if think["odd"]:
+        yield f"odd_markers: {think['odd']:,} outputs hold a think marker that no rule explains; it was left in place"
+    if think["unterminated"] and policy == "keep":
+        yield f"unterminated: {think['unterminated']:,} outputs open thinking and never close it, and were kept"
+
+
+def _judgement(data: Mapping[str, Any]) -> Iterable[str]:
+    counts = data["counts"]
+    judged = counts["truncation_judged"]["by_finish"]
+    if judged:
+        yield (
+            f"judged_by_finish: whether {judged:,} outputs are truncated was told by the finish word alone, which "
+            "servers overwrite. Name the tokenizer with --profile to tell it by the last id"
+        )
+    if counts["repeated_ids"]:
+        yield (
+            f"repeated_ids: {counts['repeated_ids']:,} calls have the very ids of another call under another name; "
+            "were captures copied into the dump twice?"
+        )
+
+
+def _amounts(data: Mapping[str, Any]) -> Iterable[str]:
+    counts = data["counts"]
+    seen, skipped = counts["calls_seen"], sum(counts["skipped"].values())
+    if seen and skipped / seen > _MOST_SKIPPED:
+        yield f"mostly_skipped: {percent(skipped, seen)} of the calls gave no row; the reasons are under `calls`"
+    # Copies are not more to learn from.
+    rows = counts["rows"] - counts["copies"]
+    if rows < _FEW_ROWS:
+        yield f"few_rows: {rows:,} different rows supervise everything; about 640 were too few to lock a format"

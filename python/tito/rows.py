@@ -1,0 +1,285 @@
+"""Rows files as sequences. A parquet file is read by row group, a JSON-lines file by line; nothing is read early."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+import numpy as np
+
+from tito.calls import Row
+from tito.errors import DataError, WorldError, with_hint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+__all__ = ["RowsFile", "looks_like_rows", "open_rows"]
+
+# Row groups kept decoded; each holds about 4 M ids, 16 MB.
+_GROUPS_KEPT = 4
+_ID_LISTS = {"input_ids": np.int32, "output_ids": np.int32, "labels": np.int32}
+_LISTS = {**_ID_LISTS, "loss_mask": np.int8, "loss_weights": np.float32, "output_logprobs": np.float32}
+_NEEDED = ("input_ids", "output_ids", "loss_spans", "weight", "flags", "capture_file", "capture_hash")
+
+
+def open_rows(path: str | os.PathLike[str]) -> RowsFile:
+    """Opens rows that `convert` wrote: a parquet file, a JSON-lines file, a folder of them, or a glob of shards.
+
+    The rows are a sequence: `len`, `[i]`, slices, iteration. `input_ids` and `output_ids` are int32; from parquet they
+    are read-only views of the row group they stand in, without a copy. Reading in order costs one row group of memory
+    at a time; the last four stay decoded, so a shuffle over many groups is slow.
+
+    Raises `WorldError` for a path that is not there, `DataError` for a file that holds no rows.
+
+    >>> rows = open_rows("kept.parquet")
+    >>> len(rows), rows.kind, rows[0].turn, rows[0].input_ids.dtype, rows[0].input_ids.flags.writeable
+    (36, 'turn', 0, dtype('int32'), False)
+    """
+    return RowsFile(path)
+
+
+class RowsFile(Sequence[Row]):
+    """Rows of one file or of several, one behind the other in the order of their names. See `open_rows`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = os.fspath(path)
+        self._files = [_open(file) for file in _find(self._path)]
+        self._ends = list(accumulate(len(file) for file in self._files))
+        kinds = {file.metadata.get("tito.rows", "turn") for file in self._files}
+        if len(kinds) > 1:
+            raise with_hint(
+                DataError(f"{self._path}: rows of different kinds ({', '.join(sorted(kinds))})"), "open them apart"
+            )
+        [self._kind] = kinds
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files, in the order of their rows."""
+        return tuple(file.name for file in self._files)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the first file says of itself: the keys `tito.*`. JSON lines have none but their manifest's."""
+        return self._files[0].metadata
+
+    @property
+    def kind(self) -> str:
+        """What a row is: `turn` (one call: prompt in `input_ids`, sample in `output_ids`)."""
+        return self._kind
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns, those on request included."""
+        return self._files[0].columns
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = index + len(self) if index < 0 else index
+        if not 0 <= at < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        file = bisect_right(self._ends, at)
+        return self._files[file].row(at - (self._ends[file - 1] if file else 0))
+
+    def __iter__(self) -> Iterator[Row]:
+        for file in self._files:
+            for at in range(len(file)):
+                yield file.row(at)
+
+    def __reduce__(self) -> tuple[Callable[[str], RowsFile], tuple[str]]:
+        return open_rows, (self._path,)
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} {self.kind} rows of {self._path}>"
+
+
+class _File(Protocol):
+    name: str
+    metadata: Mapping[str, str]
+    columns: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+    def row(self, at: int) -> Row: ...
+
+
+def _find(path: str) -> list[str]:
+    if os.path.isdir(path):
+        found = sorted(str(p) for p in Path(path).iterdir() if p.suffix in (".parquet", ".jsonl"))
+        if not found:
+            raise with_hint(DataError(f"{path}: no .parquet and no .jsonl in this folder"), "name the file or the glob")
+        return found
+    if os.path.exists(path):
+        return [path]
+    if found := sorted(glob.glob(path)):
+        return found
+    raise with_hint(WorldError(f"{path}: no such file"), "check the path; globs must match at least one file")
+
+
+def _open(name: str) -> _File:
+    with open(name, "rb") as file:
+        magic = file.read(4)
+    return _ParquetFile(name) if magic == b"PAR1" else _LinesFile(name)
+
+
+class _ParquetFile:
+    def __init__(self, name: str) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.name = name
+        try:
+            self._file: pq.ParquetFile = pq.ParquetFile(name)
+        except pa.ArrowInvalid as error:
+            raise with_hint(DataError(f"{name}: {error}"), "the file is cut off or no parquet; convert again") from None
+        stored = self._file.schema_arrow.metadata or self._file.metadata.metadata or {}
+        keys = {key.decode(): value.decode() for key, value in stored.items() if key.startswith(b"tito.")}
+        self.metadata: Mapping[str, str] = keys
+        self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
+        version = keys.get("tito.schema_version")
+        if version != "1" or any(column not in self.columns for column in _NEEDED):
+            seen = f"row schema {version}" if version else f"columns {', '.join(self.columns[:8])}"
+            raise with_hint(
+                DataError(f"{name}: no rows of row schema 1 ({seen})"), "open files that `tito convert` wrote"
+            )
+        groups = self._file.metadata
+        self._ends = list(accumulate(groups.row_group(g).num_rows for g in range(groups.num_row_groups)))
+        self._decoded: OrderedDict[int, tuple[dict[str, _Lists], dict[str, list[Any]]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def row(self, at: int) -> Row:
+        group = bisect_right(self._ends, at)
+        lists, values = self._decode(group)
+        at -= self._ends[group - 1] if group else 0
+        columns: dict[str, Any] = {name: column.at(at) for name, column in lists.items()}
+        columns |= {name: column[at] for name, column in values.items()}
+        return Row.from_columns(columns)
+
+    def _decode(self, group: int) -> tuple[dict[str, _Lists], dict[str, list[Any]]]:
+        if group in self._decoded:
+            self._decoded.move_to_end(group)
+            return self._decoded[group]
+        table = self._file.read_row_group(group)
+        lists = {name: _Lists(table.column(name)) for name in self.columns if name in _LISTS}
+        values = {name: table.column(name).to_pylist() for name in self.columns if name not in _LISTS}
+        self._decoded[group] = lists, values
+        if len(self._decoded) > _GROUPS_KEPT:
+            self._decoded.popitem(last=False)
+        return lists, values
+
+
+class _Lists:
+    """A list column of one row group: slices of its values."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        chunk = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        self._offsets = chunk.offsets.to_numpy()
+        self._values = chunk.values.to_numpy(zero_copy_only=True)
+        self._valid = chunk.is_valid().to_numpy(zero_copy_only=False) if chunk.null_count else None
+
+    def at(self, row: int) -> np.ndarray[Any, Any] | None:
+        if self._valid is not None and not self._valid[row]:
+            return None
+        values: np.ndarray[Any, Any] = self._values[self._offsets[row] : self._offsets[row + 1]]
+        return values
+
+
+class _LinesFile:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        starts, at = [], 0
+        with open(name, "rb") as file:
+            for line in file:
+                if line.strip():
+                    starts.append(at)
+                at += len(line)
+        self._starts = starts
+        if not starts:
+            raise with_hint(DataError(f"{name}: the file is empty"), "open files that `tito convert` wrote")
+        first = self._columns(0)
+        if missing := [column for column in _NEEDED if column not in first]:
+            raise with_hint(
+                DataError(f"{name}: line 1 is no row: no {missing[0]!r}"), "open files that `tito convert` wrote"
+            )
+        self.columns: tuple[str, ...] = tuple(first)
+        self.metadata: Mapping[str, str] = _manifest(Path(name))
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def row(self, at: int) -> Row:
+        columns = self._columns(at)
+        for name, dtype in _LISTS.items():
+            if columns.get(name) is not None:
+                columns[name] = np.array(columns[name], dtype)
+                columns[name].flags.writeable = False
+        try:
+            return Row.from_columns(columns)
+        except (KeyError, TypeError, ValueError) as error:
+            raise with_hint(DataError(f"{self.name}: record {at + 1}: no row: {error}"), "convert again") from None
+
+    def _columns(self, at: int) -> dict[str, Any]:
+        with open(self.name, "rb") as file:
+            file.seek(self._starts[at])
+            line = file.readline()
+        try:
+            columns = json.loads(line)
+        except ValueError as error:
+            raise with_hint(
+                DataError(f"{self.name}: record {at + 1}: {error}"), "the file is cut off or no JSON lines"
+            ) from None
+        if not isinstance(columns, dict):
+            raise with_hint(
+                DataError(f"{self.name}: record {at + 1}: not a JSON object"), "open files that `tito convert` wrote"
+            )
+        return columns
+
+
+def _manifest(rows: Path) -> Mapping[str, str]:
+    """What the manifest beside a JSON-lines file says of it; nothing when none names it."""
+    for path in sorted(rows.parent.glob("*.manifest.json")):
+        # `rows.manifest.json` may stand for `rows-00000.jsonl` and `rows.qwen3.jsonl` too.
+        if not rows.name.startswith(path.name.removesuffix(".manifest.json")):
+            continue
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if rows.name in [Path(output["file"]).name for output in report["outputs"]]:
+            return {
+                "tito.schema_version": str(report["versions"]["schema"]),
+                "tito.rows": report["policies"]["rows"],
+                "tito.version": report["versions"]["tito"],
+                "tito.policies": json.dumps(report["policies"]),
+                "tito.counts": json.dumps(report["counts"]),
+            }
+    return {}
+
+
+def looks_like_rows(path: str) -> bool:
+    """Whether a file (the first of a folder or glob that does) holds rows: parquet, or JSON lines of such columns."""
+    if not os.path.isfile(path):
+        inside = glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isdir(path) else glob.glob(path)
+        return any(os.path.isfile(file) and looks_like_rows(file) for file in sorted(inside))
+    with open(path, "rb") as file:
+        if file.read(4) == b"PAR1":
+            return True
+        file.seek(0)
+        try:
+            first = json.loads(file.readline())
+        except ValueError:
+            return False
+    return isinstance(first, dict) and all(column in first for column in _NEEDED)

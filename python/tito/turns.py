@@ -1,0 +1,72 @@
+"""One rollout that is in memory already, through the same policies as a dump."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tito import _core
+from tito.calls import Call, Policies, Row
+from tito.profile import Profile
+from tito.profile.find import find_profile
+
+__all__ = ["expand_turns"]
+
+_DEFAULTS = Policies()
+
+
+def expand_turns(
+    calls: Sequence[Call],
+    *,
+    policies: Policies = _DEFAULTS,
+    profile: Profile | str | os.PathLike[str] | None = None,
+) -> list[Row]:
+    """The rows of one rollout, one a call, in the order of turns: what `convert` makes of the same calls in a file.
+
+    A call whose ids are not sound, and one that a policy leaves out, gives no row. `profile` is found among the
+    built-in ones by how the prompts begin and end; policies that must know the tokenizer refuse an unknown one.
+
+    Raises `UsageError` for a policy or an array that is wrong, `DataError` for bad data under `bad="error"` and when no
+    row is left.
+
+    >>> prompt = [151644, 872, 198, 13048, 151645, 198, 151644, 77091, 198]
+    >>> output = [151667, 198, 40, 151668, 271, 9707, 151645]
+    >>> [row] = expand_turns([Call(prompt_ids=prompt, output_ids=output)], policies=Policies(think="strip"))
+    >>> row.turn, row.output_ids.tolist(), row.output_ids.dtype
+    (0, [9707, 151645], dtype('int32'))
+    """
+    options: dict[str, Any] = policies.to_dict()
+    if (known := find_profile(profile)) is not None:
+        options["profile"] = json.loads(known.to_json())
+    made, metas, _ = _core.expand_turns(
+        [call.prompt_ids for call in calls],
+        [call.output_ids for call in calls],
+        [None if call.logprobs is None else np.ascontiguousarray(call.logprobs, np.float32) for call in calls],
+        json.dumps([call.facts() for call in calls]),
+        json.dumps(options),
+    )
+    rows = []
+    for (input_ids, output_ids, logprobs), meta in zip(made, json.loads(metas), strict=True):
+        columns = {**meta, "input_ids": input_ids, "output_ids": output_ids, "output_logprobs": logprobs}
+        spans = meta["loss_spans"]
+        triples = None if spans is None else [(s["start"], s["end"], s["weight"]) for s in spans]
+        if "loss_mask" in policies.columns:
+            columns["loss_mask"] = _core.loss_mask(input_ids, output_ids, triples)
+        if "labels" in policies.columns:
+            columns["labels"] = _core.labels(input_ids, output_ids, triples)
+        if "loss_weights" in policies.columns:
+            columns["loss_weights"] = _weights(len(input_ids), len(output_ids), triples)
+        rows.append(Row.from_columns(columns))
+    return rows
+
+
+def _weights(prompt: int, output: int, spans: Sequence[tuple[int, int, float]] | None) -> npt.NDArray[np.float32]:
+    weights = np.zeros(prompt + output, np.float32)
+    for start, end, weight in [(prompt, prompt + output, 1.0)] if spans is None else spans:
+        weights[start:end] = weight
+    return weights

@@ -1,0 +1,227 @@
+"""The public face: names, signatures, what importing it costs, and the examples of the native half."""
+
+import ast
+import dataclasses
+import doctest
+import inspect
+import json
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tito
+from tito import _core
+from tito.calls import Flag, RowCall
+
+ROOT = Path(__file__).parents[1]
+SIGNATURES = {
+    "Call": "(*, prompt_ids, output_ids, logprobs, rollout_id, task_id, pair_id, agent, status, attempt, reward, "
+    "source, call_id, choice, kind, turn, started, finish, stop_string, stop_token_ids, parse_error)",
+    "Policies": "(*, think, tail, rows, upweight, upweight_as, seed, truncated, unterminated, max_length, overlong, "
+    "kind, bad, group_by, columns)",
+    "Profile": "(version, name, vocab_size, id_limit, think_open, think_close, lone_close, after_close, tool_open, "
+    "turn_start, assistant_start, turn_end, stop_ids, prompt_start, tail_think, tail_no_think, "
+    "tokenizer_hash, template_hash)",
+    "Row": "(*, input_ids, output_ids, loss_spans, calls, weight, rollout_id, task_id, pair_id, agent, call_id, "
+    "kind, status, attempt, turn, reward, source, capture_format, capture_file, capture_record, "
+    "capture_hash, flags, loss_mask, loss_weights, labels, output_logprobs)",
+    "check": "(inputs, *, policies, profile, from_format, expect_rows, workers, progress)",
+    "convert": "(inputs, output, *, policies, profile, from_format, expect_rows, jsonl, shard_bytes, workers, "
+    "progress)",
+    "expand_turns": "(calls, *, policies, profile)",
+    "find_think": "(ids, /, *, prompt, opened, profile)",
+    "labels": "(input_ids, output_ids, loss_spans)",
+    "loss_mask": "(input_ids, output_ids, loss_spans)",
+    "open_rows": "(path)",
+    "strip_think": "(ids, /, *, offsets, prompt, opened, profile)",
+}
+ERRORS = {"TitoError": Exception, "DataError": ValueError, "UsageError": ValueError, "WorldError": OSError}
+
+
+def names_only(function):
+    parameters = [
+        p.replace(annotation=p.empty, default=p.empty) for p in inspect.signature(function).parameters.values()
+    ]
+    return str(inspect.Signature(parameters))
+
+
+def test_the_public_names_are_these():
+    assert sorted(tito.__all__) == sorted([*SIGNATURES, *ERRORS, "__version__"])
+    assert tito.__version__ == _core.__version__ != ""
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_are_pinned(name):
+    assert names_only(getattr(tito, name)) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize(("name", "standard"), ERRORS.items())
+def test_errors_are_also_the_standard_ones(name, standard):
+    error = getattr(tito, name)
+    assert issubclass(error, standard)
+    assert issubclass(error, tito.TitoError)
+    assert isinstance(error("x").hint, str)
+
+
+def test_importing_touches_nothing_heavy():
+    heavy = ["pyarrow", "torch", "transformers", "tokenizers", "jinja2", "rich", "pandas"]
+    code = f"import sys, tito; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    code = f"import sys, tito.cli; tito.cli._parser(); print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_costs_little_beyond_numpy():
+    code = "import time, numpy; t = time.perf_counter(); import tito; print(time.perf_counter() - t)"
+    times = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(5)]
+    # The best of five: what it costs, not what else the machine does.
+    assert min(times) < 0.1, times
+
+
+def stub_docstrings():
+    tree = ast.parse((ROOT / "python/tito/_core.pyi").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and (text := ast.get_docstring(node)):
+            yield pytest.param(text, id=node.name)
+
+
+@pytest.mark.parametrize("text", list(stub_docstrings()))
+def test_examples_of_the_native_half_run(text):
+    example = doctest.DocTestParser().get_doctest(text, dict(vars(tito)), "_core.pyi", "_core.pyi", 0)
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+@pytest.mark.parametrize("name", ["find_think", "strip_think", "loss_mask", "labels"])
+def test_native_functions_have_an_example(name):
+    tree = ast.parse((ROOT / "python/tito/_core.pyi").read_text())
+    texts = [ast.get_docstring(n) or "" for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name]
+    assert ">>>" in "".join(texts)
+
+
+# What Python declares of the core's
+
+
+def test_policies_are_the_core_s():
+    defaults = json.loads(_core.defaults_json())
+    policies = json.loads(tito.Policies().to_json())
+    assert policies == {name: defaults[name] for name in policies}
+    elsewhere = {"inputs", "output", "from", "profile", "workers", "expect_rows", "jsonl", "shard_bytes", "level"}
+    assert set(defaults) - set(policies) == elsewhere
+
+
+def test_rows_have_the_columns_of_the_schema():
+    schema = json.loads(_core.schema_json())
+    assert [c["name"] for c in schema["columns"]] == [f.name for f in dataclasses.fields(tito.Row)]
+    spans = next(c for c in schema["columns"] if c["name"] == "calls")
+    assert [f["name"] for f in spans["fields"]] == [f.name for f in dataclasses.fields(RowCall)]
+
+
+def test_flags_are_the_core_s():
+    source = (ROOT / "rust/tito-core/src/rows/mod.rs").read_text()
+    found = re.findall(r"pub const (\w+): i32 = (1(?: << (\d+))?);", source)
+    assert {name: 1 << int(shift or 0) for name, _, shift in found} == {f.name: f.value for f in Flag}
+
+
+# Calls and rows
+
+
+def test_unknown_policies_are_impossible():
+    with pytest.raises(TypeError):
+        tito.Policies(thnik="strip")
+    with pytest.raises(tito.UsageError, match="think: 'stirp' is none of keep, strip, strip-all, mask") as caught:
+        tito.Policies(think="stirp")
+    assert caught.value.hint == "did you mean strip?"
+    with pytest.raises(tito.UsageError, match="columns: 'lables'"):
+        tito.Policies(columns="labels,lables")
+
+
+def test_policies_are_frozen_and_take_text_with_commas():
+    policies = tito.Policies(upweight="0-2:12, last:2", kind="solver", columns=["labels"])
+    assert (policies.upweight, policies.kind, policies.columns) == (("0-2:12", "last:2"), ("solver",), ("labels",))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        policies.think = "strip"
+    assert policies == tito.Policies(upweight=("0-2:12", "last:2"), kind="solver", columns="labels")
+
+
+def test_profiles_pickle_and_keep_their_rule():
+    profile = tito.Profile.named("qwen3")
+    assert profile.think_rule is profile.think_rule
+    again = pickle.loads(pickle.dumps(profile))
+    assert again == profile
+    ids = [151667, 40, 151668, 271, 9707]
+    assert tito.strip_think(ids, profile=again).tolist() == [9707]
+
+
+PROMPT = [151644, 872, 198, 13048, 151645, 198, 151644, 77091, 198]
+OUTPUT = [151667, 40, 151668, 271, 9707, 151645]
+
+
+def calls(**more):
+    second = [*PROMPT, *OUTPUT, 198, *PROMPT]
+    return [
+        tito.Call(prompt_ids=PROMPT, output_ids=OUTPUT, rollout_id="r", turn=0, **more),
+        tito.Call(prompt_ids=np.array(second), output_ids=[7, 151645], rollout_id="r", turn=1, **more),
+    ]
+
+
+def test_expand_turns_gives_a_row_a_call():
+    rows = tito.expand_turns(calls(task_id="t"), policies=tito.Policies(think="strip", upweight="0:3"))
+    assert [row.turn for row in rows] == [0, 1]
+    assert [row.output_ids.tolist() for row in rows] == [[9707, 151645], [7, 151645]]
+    assert [row.weight for row in rows] == [3, 1]
+    assert [row.task_id for row in rows] == ["t", "t"]
+    assert rows[0].flags == Flag.PROMPT_EXACT | Flag.THINK_STRIPPED
+    assert rows[0].input_ids.dtype == np.int32
+
+
+def test_expand_turns_gives_the_columns_that_were_asked_for():
+    policies = tito.Policies(think="mask", columns="loss_mask,loss_weights,labels,output_logprobs")
+    [row, _] = tito.expand_turns(calls(), policies=policies)
+    n = len(PROMPT)
+    assert row.loss_spans == ((n + 4, n + 6, 1.0),)
+    assert row.loss_mask.tolist() == row.loss_weights.tolist() == [0] * (n + 4) + [1, 1]
+    assert row.labels.tolist() == [-100] * (n + 4) + [9707, 151645]
+    assert row.output_logprobs is None
+    [row, _] = tito.expand_turns(
+        [dataclasses.replace(calls()[0], logprobs=np.arange(6.0)), calls()[1]], policies=policies
+    )
+    assert row.output_logprobs.tolist() == [0, 1, 2, 3, 4, 5]
+    [row, _] = tito.expand_turns(calls())
+    assert (row.loss_mask, row.loss_weights, row.labels, row.output_logprobs) == (None,) * 4
+
+
+def test_expand_turns_makes_what_convert_makes(tmp_path):
+    lines = [{"prompt_ids": list(map(int, c.prompt_ids)), "output_ids": c.output_ids, **c.facts()} for c in calls()]
+    dump = tmp_path / "dump.jsonl"
+    dump.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    policies = tito.Policies(think="strip", upweight="last:2")
+    tito.convert(dump, tmp_path / "rows.parquet", policies=policies)
+    from_file = tito.open_rows(tmp_path / "rows.parquet")
+    in_memory = tito.expand_turns(calls(), policies=policies)
+    where = {"input_ids", "output_ids", "capture_file", "capture_format"}
+    for a, b in zip(from_file, in_memory, strict=True):
+        assert a.input_ids.tolist() == b.input_ids.tolist()
+        assert a.output_ids.tolist() == b.output_ids.tolist()
+        for field in dataclasses.fields(tito.Row):
+            if field.name not in where:
+                assert getattr(a, field.name) == getattr(b, field.name), field.name
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (tito.Call(prompt_ids=[[1]], output_ids=[2]), "prompt_ids: 2 dimensions"),
+        (tito.Call(prompt_ids=[1.5], output_ids=[2]), "prompt_ids: values of type float64"),
+        (tito.Call(prompt_ids=[1], output_ids=[-2]), "output_ids: -2 is no id"),
+        (tito.Call(prompt_ids=[1], output_ids=[2**31]), "output_ids: 2147483648 is no id"),
+    ],
+)
+def test_expand_turns_refuses_what_is_no_ids(call, message):
+    with pytest.raises(tito.UsageError, match=re.escape(message)):
+        tito.expand_turns([call])
