@@ -107,14 +107,6 @@ def test_native_functions_have_an_example(name):
 # What Python declares of the core's
 
 
-def test_policies_are_the_core_s():
-    defaults = json.loads(_core.defaults_json())
-    policies = json.loads(tito.Policies().to_json())
-    assert policies == {name: defaults[name] for name in policies}
-    elsewhere = {"inputs", "output", "from", "profile", "workers", "expect_rows", "jsonl", "shard_bytes", "level"}
-    assert set(defaults) - set(policies) == elsewhere
-
-
 def test_rows_have_the_columns_of_the_schema():
     schema = json.loads(_core.schema_json())
     assert [c["name"] for c in schema["columns"]] == [f.name for f in dataclasses.fields(tito.Row)]
@@ -129,24 +121,6 @@ def test_flags_are_the_core_s():
 
 
 # Calls and rows
-
-
-def test_unknown_policies_are_impossible():
-    with pytest.raises(TypeError):
-        tito.Policies(thnik="strip")
-    with pytest.raises(tito.UsageError, match="think: 'stirp' is none of keep, strip, strip-all, mask") as caught:
-        tito.Policies(think="stirp")
-    assert caught.value.hint == "did you mean strip?"
-    with pytest.raises(tito.UsageError, match="columns: 'lables'"):
-        tito.Policies(columns="labels,lables")
-
-
-def test_policies_are_frozen_and_take_text_with_commas():
-    policies = tito.Policies(upweight="0-2:12, last:2", kind="solver", columns=["labels"])
-    assert (policies.upweight, policies.kind, policies.columns) == (("0-2:12", "last:2"), ("solver",), ("labels",))
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        policies.think = "strip"
-    assert policies == tito.Policies(upweight=("0-2:12", "last:2"), kind="solver", columns="labels")
 
 
 def test_profiles_pickle_and_keep_their_rule():

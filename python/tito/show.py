@@ -161,4 +161,5 @@ def show_call(call: Mapping[str, Any], painter: Painter) -> str:
 
 
 def _who(facts: Mapping[str, Any]) -> str:
-    return "  ".join(f"{word} {facts[name]}" for name, word in _WHO.items() if facts.get(name) is not None)
+    told = (f"{word} {facts[name]}" for name, word in _WHO.items() if facts.get(name) is not None)
+    return _printable("  ".join(told))

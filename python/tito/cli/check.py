@@ -39,9 +39,7 @@ def run(args: argparse.Namespace) -> int:
     for reason, examples in report.examples.items():
         for example in examples:
             print(f"{reason}: {example}", file=sys.stderr)
-    if not report.bad:
-        return 0
-    if args.bad == "skip":
+    if not report.bad or policies(args).bad == "skip":
         return 0
     print(f"error: {report.bad:,} of {report.calls_seen:,} calls are bad", file=sys.stderr)
     print("hint: mend the captures, or leave bad calls out with --bad skip", file=sys.stderr)

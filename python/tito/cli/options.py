@@ -34,7 +34,14 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("policies (the default stands first)")
     think = group.add_mutually_exclusive_group()
     _choice(think, "think", "thinking stays, is cut from outputs, from earlier turns too, or loses its loss")
-    think.add_argument("--strip-think", dest="think", action="store_const", const="strip", help="--think strip")
+    think.add_argument(
+        "--strip-think",
+        dest="think",
+        action="store_const",
+        const="strip",
+        default=argparse.SUPPRESS,
+        help="--think strip",
+    )
     _choice(group, "tail", "the generation prompt's end: as captured, or rewritten to the no-thinking one")
     _choice(group, "rows", "what a row is: one call")
     group.add_argument(
@@ -77,7 +84,8 @@ def _choice(group: Any, name: str, about: str) -> None:
     choices = get_args(_HINTS[name])
     shown = "|".join([default, *(choice for choice in choices if choice != default)])
     option = f"--{name.replace('_', '-')}"
-    group.add_argument(option, dest=name, choices=choices, default=default, metavar=shown, help=about)
+    # Absent, not the default: argparse does not see `--think keep --strip-think` contradict each other otherwise.
+    group.add_argument(option, dest=name, choices=choices, default=argparse.SUPPRESS, metavar=shown, help=about)
 
 
 def count(text: str) -> int:

@@ -13,18 +13,28 @@ pub struct Ids<'py>(PyReadonlyArray1<'py, Id>);
 impl<'py> Ids<'py> {
     /// Takes ids from whatever Python has.
     pub fn take(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
-        if let Ok(array) = value.cast::<PyArray1<Id>>()
-            && array.is_c_contiguous()
-        {
-            return Ok(Self(array.readonly()));
+        if let Ok(array) = value.cast::<PyArray1<Id>>() {
+            let array = array.readonly();
+            // Refused when the memory has gaps or stands at an odd address, as a view of a file may.
+            if array.as_slice().is_ok() {
+                return Ok(Self(array));
+            }
         }
         Ok(Self(convert(value, name)?.readonly()))
     }
 
+    /// The same, and no id is negative.
+    pub fn take_checked(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
+        let ids = Self::take(value, name)?;
+        if let Some(wrong) = ids.slice()?.iter().find(|id| **id < 0) {
+            return Err(usage(value.py(), format!("{name}: {wrong} is no id"), HINT));
+        }
+        Ok(ids)
+    }
+
     /// The ids.
-    pub fn slice(&self) -> &[Id] {
-        // `take` saw to it that the array is contiguous.
-        self.0.as_slice().unwrap_or_default()
+    pub fn slice(&self) -> PyResult<&[Id]> {
+        Ok(self.0.as_slice()?)
     }
 }
 
@@ -38,7 +48,8 @@ pub fn offsets<'py>(value: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArray1<'py,
         .readonly())
 }
 
-const HINT: &str = "ids are one-dimensional arrays (or lists) of whole numbers from 0 to 2147483647";
+/// What ids are.
+pub const HINT: &str = "ids are one-dimensional arrays (or lists) of whole numbers from 0 to 2147483647";
 
 fn convert<'py>(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyArray1<Id>>> {
     let py = value.py();
@@ -67,5 +78,6 @@ fn as_array<'py>(value: &Bound<'py, PyAny>, name: &str, dtype: &str) -> PyResult
     }
     let options = PyDict::new(py);
     options.set_item("dtype", dtype)?;
-    numpy.call_method("ascontiguousarray", (array,), Some(&options))
+    options.set_item("requirements", ["C_CONTIGUOUS", "ALIGNED"])?;
+    numpy.call_method("require", (array,), Some(&options))
 }

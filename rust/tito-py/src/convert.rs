@@ -74,13 +74,13 @@ pub fn expand_turns<'py>(
         return Err(usage(py, message, "give one of each a call"));
     }
     let take = |all: &[Bound<'py, PyAny>], name: &str| {
-        all.iter().map(|ids| Ids::take(ids, name)).collect::<PyResult<Vec<_>>>()
+        all.iter().map(|ids| Ids::take_checked(ids, name)).collect::<PyResult<Vec<_>>>()
     };
     let (prompts, outputs) = (take(&prompts, "prompt_ids")?, take(&outputs, "output_ids")?);
     let mut calls = Vec::with_capacity(prompts.len());
     for ((prompt, output), logprobs) in prompts.iter().zip(&outputs).zip(&logprobs) {
         let logprobs = logprobs.as_ref().map(|values| values.as_slice()).transpose()?;
-        calls.push((prompt.slice(), output.slice(), logprobs));
+        calls.push((prompt.slice()?, output.slice()?, logprobs));
     }
     let made = py.detach(|| {
         let facts: Vec<CallFacts> = serde_json::from_str(calls_json)

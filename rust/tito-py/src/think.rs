@@ -118,14 +118,20 @@ fn with_rule<T>(
 }
 
 impl Search<'_> {
-    /// Refuses ids of another family where the profile is a guess.
-    fn check(&self, py: Python<'_>, ids: &[Id]) -> PyResult<()> {
-        let Some(limit) = self.limit else { return Ok(()) };
-        // The maximum vectorises; the position is looked for only when something is wrong.
-        if ids.iter().copied().fold(-1, Id::max) < limit {
+    /// Refuses what is no id, and ids of another family where the profile is a guess.
+    fn check(&self, py: Python<'_>, ids: &[Id], name: &str) -> PyResult<()> {
+        let limit = self.limit.unwrap_or(Id::MAX);
+        // As unsigned numbers negative ones are above the limit too. Without an early exit this vectorises; the position
+        // is looked for only when something is wrong.
+        if !ids.iter().fold(false, |any, id| any | (*id as u32 > limit as u32 - 1)) {
             return Ok(());
         }
-        let at = ids.iter().position(|id| *id >= limit).unwrap_or(0);
+        let Some(at) = ids.iter().position(|id| *id < 0 || self.limit.is_some_and(|limit| *id >= limit)) else {
+            return Ok(());
+        };
+        if ids[at] < 0 {
+            return Err(usage(py, format!("{name}: {} is no id", ids[at]), crate::arrays::HINT));
+        }
         Err(usage(
             py,
             format!("id {} at position {at} is not a Qwen3 id, and without profile= Qwen3 is assumed", ids[at]),
@@ -148,8 +154,8 @@ fn opened_of(
         }
         (Some(prompt), None) => {
             let prompt = Ids::take(prompt, "prompt")?;
-            search.check(py, prompt.slice())?;
-            Ok(search.rule.opened_by(prompt.slice()))
+            search.check(py, prompt.slice()?, "prompt")?;
+            Ok(search.rule.opened_by(prompt.slice()?))
         }
         (None, Some(opened)) => {
             if let Ok(flag) = opened.cast::<PyBool>() {
@@ -178,9 +184,9 @@ pub fn find_think(
 ) -> PyResult<Found> {
     let ids = Ids::take(ids, "ids")?;
     with_rule(py, profile, |search| {
-        search.check(py, ids.slice())?;
+        search.check(py, ids.slice()?, "ids")?;
         let opened = opened_of(py, &search, prompt, opened)?;
-        let (slice, rule) = (ids.slice(), search.rule);
+        let (slice, rule) = (ids.slice()?, search.rule);
         Ok(Found { found: detached(py, slice.len(), || rule.find(slice, opened)) })
     })
 }
@@ -205,19 +211,19 @@ pub fn strip_think<'py>(
     }
     let values = Ids::take(ids, "ids")?;
     with_rule(py, profile, |search| {
-        search.check(py, values.slice())?;
+        search.check(py, values.slice()?, "ids")?;
         if let Some(offsets) = offsets {
             no_prompt(py, prompt)?;
             let offsets = take_offsets(offsets)?;
             let opened = opened_of(py, &search, None, opened)?;
-            let (slice, rule) = (values.slice(), search.rule);
+            let (slice, rule) = (values.slice()?, search.rule);
             let offsets = offsets.as_slice()?;
             let stripped = detached(py, slice.len(), || rule.strip_batch(slice, offsets, &[opened]));
             let (values, offsets, _) = stripped.map_err(|e| raise(py, &e))?;
             return Ok((values.into_pyarray(py), offsets.into_pyarray(py)).into_pyobject(py)?.into_any());
         }
         let opened = opened_of(py, &search, prompt, opened)?;
-        let (slice, rule) = (values.slice(), search.rule);
+        let (slice, rule) = (values.slice()?, search.rule);
         let (kept, _) = detached(py, slice.len(), || rule.strip(slice, opened));
         Ok(kept.into_pyarray(py).into_any())
     })
@@ -256,17 +262,21 @@ fn strip_lists<'py, O: OffsetSizeTrait + ToI64>(
     opened: Option<&Bound<'py, PyAny>>,
     profile: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let Some(values) = lists.values().as_any().downcast_ref::<Int32Array>().filter(|v| v.null_count() == 0) else {
+    // A slice of an array shares the values of the whole: what lies outside it is not looked at.
+    let ends = lists.value_offsets();
+    let first = ends.first().map_or(0, |o| o.to_i64());
+    let offsets: Vec<i64> = ends.iter().map(|o| o.to_i64() - first).collect();
+    let inside = lists.values().slice(first as usize, offsets.last().map_or(0, |last| *last as usize));
+    let Some(values) = inside.as_any().downcast_ref::<Int32Array>().filter(|v| v.null_count() == 0) else {
         return Err(usage(
             py,
             "ids: the lists do not hold int32 without nulls",
             "give list<int32> or large_list<int32>",
         ));
     };
-    let offsets: Vec<i64> = lists.value_offsets().iter().map(|o| o.to_i64()).collect();
     with_rule(py, profile, |search| {
         let slice: &[Id] = values.values();
-        search.check(py, slice)?;
+        search.check(py, slice, "ids")?;
         let opened = opened_of(py, &search, None, opened)?;
         let rule = search.rule;
         let stripped = detached(py, slice.len(), || rule.strip_batch(slice, &offsets, &[opened]));
@@ -348,8 +358,8 @@ pub fn loss_mask<'py>(
     output_ids: &Bound<'py, PyAny>,
     loss_spans: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyArray1<i8>>> {
-    let (prompt, output) = (Ids::take(input_ids, "input_ids")?, Ids::take(output_ids, "output_ids")?);
-    let weights = weights(py, prompt.slice().len(), output.slice().len(), loss_spans)?;
+    let (prompt, output) = (Ids::take_checked(input_ids, "input_ids")?, Ids::take_checked(output_ids, "output_ids")?);
+    let weights = weights(py, prompt.slice()?.len(), output.slice()?.len(), loss_spans)?;
     Ok(weights.iter().map(|weight| i8::from(*weight != 0.0)).collect::<Vec<_>>().into_pyarray(py))
 }
 
@@ -362,8 +372,8 @@ pub fn labels<'py>(
     output_ids: &Bound<'py, PyAny>,
     loss_spans: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyArray1<Id>>> {
-    let (prompt, output) = (Ids::take(input_ids, "input_ids")?, Ids::take(output_ids, "output_ids")?);
-    let weights = weights(py, prompt.slice().len(), output.slice().len(), loss_spans)?;
-    let ids = prompt.slice().iter().chain(output.slice()).copied();
+    let (prompt, output) = (Ids::take_checked(input_ids, "input_ids")?, Ids::take_checked(output_ids, "output_ids")?);
+    let weights = weights(py, prompt.slice()?.len(), output.slice()?.len(), loss_spans)?;
+    let ids = prompt.slice()?.iter().chain(output.slice()?).copied();
     Ok(loss::labels(ids, &weights).into_pyarray(py))
 }

@@ -173,7 +173,7 @@ impl Who {
             b"source" => self.source = text(c)?,
             b"status" => self.status = c.text_value()?.map(|word| status(&word).into()),
             b"attempt" => self.attempt = c.scalar()?.int(),
-            b"reward" => self.reward = c.scalar()?.number().map(|n| n as f32),
+            b"reward" => self.reward = c.scalar()?.number().map(|n| n as f32).filter(|n| n.is_finite()),
             _ => return Ok(false),
         }
         Ok(true)

@@ -317,7 +317,7 @@ impl Response {
             calls.push(call);
         }
         if !calls.iter().any(|call| call.failed) {
-            self.check_usage(&mut calls);
+            self.check_usage(&mut calls, &parsed.prompts.values);
         }
         for call in &mut calls {
             parsed.check_logprobs(call);
@@ -325,27 +325,30 @@ impl Response {
         calls
     }
 
-    fn check_usage(&self, calls: &mut [Call]) {
-        let Some(message) = self.usage_mismatch(calls) else { return };
+    fn check_usage(&self, calls: &mut [Call], arena: &[Id]) {
+        let Some(message) = self.usage_mismatch(calls, arena) else { return };
         for call in calls.iter_mut().filter(|call| call.bad.is_none()) {
             call.bad = Some(Bad { reason: Skip::UsageMismatch, position: None, message: message.clone() });
         }
     }
 
-    fn usage_mismatch(&self, calls: &[Call]) -> Option<String> {
-        let length = |ids: &Option<std::ops::Range<usize>>| ids.as_ref().map(|ids| ids.len() as u64);
-        let outputs: Option<u64> = calls.iter().map(|call| length(&call.output)).sum();
+    fn usage_mismatch(&self, calls: &[Call], arena: &[Id]) -> Option<String> {
+        let outputs: Option<u64> = calls.iter().map(|call| call.output.as_ref().map(|ids| ids.len() as u64)).sum();
         if let (Some(said), Some(seen)) = (self.usage_completion, outputs)
             && said != seen
         {
             return Some(format!("usage.completion_tokens is {said}, the outputs hold {seen} ids"));
         }
-        // Choices of one request share a prompt; a completions request may also hold a list of prompts.
-        let mut prompts: Vec<_> = calls.iter().filter_map(|call| length(&call.prompt)).collect();
-        let first = *prompts.first()?;
+        // Choices of one request share a prompt; a completions request may also hold a list of prompts, each with its
+        // choices side by side.
+        let mut prompts: Vec<_> =
+            calls.iter().filter_map(|call| call.prompt.as_ref().map(|range| &arena[range.clone()])).collect();
+        let first = prompts.first()?.len() as u64;
+        let all: u64 = prompts.iter().map(|ids| ids.len() as u64).sum();
         prompts.dedup();
+        let different: u64 = prompts.iter().map(|ids| ids.len() as u64).sum();
         let said = self.usage_prompt?;
-        (said != first && said != prompts.iter().sum::<u64>())
+        (![first, different, all].contains(&said))
             .then(|| format!("usage.prompt_tokens is {said}, the prompt holds {first} ids"))
     }
 
@@ -403,7 +406,7 @@ fn stop_key(choice: &mut Choice, c: &mut Cursor<'_>, key: &[u8]) -> Result<(), F
                     choice.finish = Finish::Failed;
                 }
             }
-            other => choice.stop_id = other.int(),
+            other => choice.stop_id = other.int().or(choice.stop_id),
         },
         _ => {}
     }
@@ -421,7 +424,7 @@ fn logprobs(c: &mut Cursor<'_>) -> Result<Option<Vec<f32>>, Fault> {
                     let mut value = f32::NAN;
                     c.object::<Fault>(|c, key| {
                         if key == b"logprob" {
-                            value = c.scalar()?.number().map_or(f32::NAN, |n| n as f32);
+                            value = float(&c.scalar()?);
                         }
                         Ok(())
                     })?;
@@ -438,6 +441,14 @@ fn logprobs(c: &mut Cursor<'_>) -> Result<Option<Vec<f32>>, Fault> {
     Ok(values)
 }
 
+/// A logprob; minus infinity is one.
+fn float(value: &Scalar<'_>) -> f32 {
+    match value {
+        Scalar::Number(n) => *n as f32,
+        _ => f32::NAN,
+    }
+}
+
 /// A list of floats; entries that are none become NaN, so that the length stays what it is.
 ///
 /// # Errors
@@ -445,7 +456,7 @@ fn logprobs(c: &mut Cursor<'_>) -> Result<Option<Vec<f32>>, Fault> {
 pub fn floats(c: &mut Cursor<'_>) -> Result<Option<Vec<f32>>, Fault> {
     let mut list = Vec::new();
     let is_list = c.array::<Fault>(|c, _| {
-        list.push(c.scalar()?.number().map_or(f32::NAN, |n| n as f32));
+        list.push(float(&c.scalar()?));
         Ok(())
     })?;
     Ok(is_list.then_some(list))

@@ -75,6 +75,8 @@ pub(super) enum Shape {
     Events,
 }
 
+const LINES: Shape = Shape::Lines { first: 1, torn_end: false };
+
 /// Whole records of one file.
 #[derive(Debug)]
 pub(super) struct Chunk {
@@ -201,6 +203,8 @@ pub struct Sources {
     current: Option<(Input, Current)>,
     /// Text behind the last whole record of the unit before; becomes the next unit's buffer, so that it is copied once.
     ahead: Buffer,
+    /// First text of a file, while it is looked at; kept so that small files do not each clear half a megabyte.
+    head: Buffer,
     next_unit: u64,
     read: Vec<InputFile>,
     repeated: u64,
@@ -246,6 +250,7 @@ impl Sources {
             forced,
             current: None,
             ahead: Buffer::default(),
+            head: Buffer::default(),
             next_unit: 0,
             read: Vec::new(),
             repeated,
@@ -358,16 +363,16 @@ impl Sources {
             let raw =
                 Hashing { inner, hash: xxhash3_128::Hasher::new(), bytes: 0, progress: Arc::clone(&self.progress) };
             let mut opened = Opened::open(raw).map_err(Error::io("read", &input.name))?;
-            let mut head = Buffer::default();
-            let looks = match look(&mut head, opened.reader(), self.forced) {
+            self.head.filled = 0;
+            let looks = match look(&mut self.head, opened.reader(), self.forced) {
                 Ok(looks) => looks,
                 Err(e) => return Err(damaged(&input, &opened, e)),
             };
             match looks {
                 Ok((format, shape)) => {
                     let origin = self.origin(&input, format, shape);
-                    let bom = if head.text().starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-                    text.append(&head.text()[bom..]);
+                    let head = self.head.text();
+                    text.append(head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head));
                     self.current = Some((input, Current { opened, origin: Arc::new(origin), shape, next_line: 1 }));
                     return Ok(true);
                 }
@@ -481,27 +486,31 @@ fn look(
             }
             let newline = memchr::memchr(b'\n', &rest[scanned.min(rest.len())..]).map(|n| start + scanned + n);
             if newline.is_some() || ended {
-                let line = &text[start..newline.unwrap_or(text.len())];
-                let shape = match first_line_is_whole(line) {
-                    true => Shape::Lines { first: 1, torn_end: false },
-                    false if newline.is_none() => Shape::Lines { first: 1, torn_end: false },
-                    false => {
-                        let Some(next) = second_line(text, newline.unwrap_or(0)) else {
-                            if !ended {
-                                ended = head.read_from(reader, READ_BYTES)? == 0;
-                                continue;
-                            }
-                            return Ok(judge(rest, forced, Shape::Document));
-                        };
-                        // A broken first line of JSONL is followed by another record; a document's line is indented.
-                        if next == b'{' && line.trim_ascii() != b"[" {
-                            Shape::Lines { first: 1, torn_end: false }
-                        } else {
-                            return read_all_and_judge(head, reader, start, forced);
-                        }
+                let end = newline.unwrap_or(text.len());
+                let Some(next) = second_line(&text[end..]) else {
+                    if !ended {
+                        ended = head.read_from(reader, READ_BYTES)? == 0;
+                        continue;
                     }
+                    // A file of one line is a document, unless that line is torn.
+                    let line = &text[start..end];
+                    let whole = first_line_is_whole(line);
+                    return Ok(judge(line, forced, if whole { Shape::Document } else { LINES }));
                 };
-                return Ok(judge(line, forced, shape));
+                let line = &text[start..end];
+                if first_line_is_whole(line) {
+                    return Ok(judge(line, forced, LINES));
+                }
+                // A broken first line of JSONL is followed by another record; the second line of a document is indented.
+                let next = end + next.start..end + next.end;
+                if text[next.start] != b'{' || line.trim_ascii() == b"[" {
+                    return read_all_and_judge(head, reader, start, forced);
+                }
+                if next.end == text.len() && !ended {
+                    ended = head.read_from(reader, READ_BYTES)? == 0;
+                    continue;
+                }
+                return Ok(judge(&text[next], forced, LINES));
             }
             scanned = rest.len();
         } else if ended {
@@ -538,8 +547,17 @@ fn first_line_is_whole(line: &[u8]) -> bool {
     cursor.skip().is_ok()
 }
 
-fn second_line(text: &[u8], newline: usize) -> Option<u8> {
-    text[newline..].split(|b| *b == b'\n').find(|line| !line.trim_ascii().is_empty()).map(|line| line[0])
+/// The first line of a text that is not blank; it may not be whole yet.
+fn second_line(text: &[u8]) -> Option<Range<usize>> {
+    let mut start = 0;
+    for line in text.split_inclusive(|b| *b == b'\n') {
+        let end = start + line.len();
+        if !line.trim_ascii().is_empty() {
+            return Some(start..end);
+        }
+        start = end;
+    }
+    None
 }
 
 fn expand(name: &str, inputs: &mut Vec<Input>) -> Result<()> {
@@ -572,7 +590,7 @@ fn expand(name: &str, inputs: &mut Vec<Input>) -> Result<()> {
             return Ok(());
         }
     }
-    Err(Error::io("read", name)(io::ErrorKind::NotFound.into()))
+    Err(Error::io("read", name)(io::Error::from_raw_os_error(2)))
 }
 
 /// All files below a folder, by name; hidden ones and linked folders are left out.

@@ -8,7 +8,7 @@ use crate::error::{Error, Place, Result};
 use crate::ids::Id;
 use crate::ids::think::{Found, Opened, keep_spans};
 use crate::ids::turns::Tail as SeenTail;
-use crate::ids::weight::{Copies, Facts, Rule, weigh};
+use crate::ids::weight::{Copies, Facts, Rule, check_product, weigh};
 use crate::rows::{LossSpan, RowMeta, Text, flag};
 use std::ops::Range;
 
@@ -29,7 +29,8 @@ impl Plan {
     /// # Errors
     /// `Usage`.
     pub fn new(options: Options) -> Result<Self> {
-        let rules = options.upweight.iter().map(|rule| Rule::parse(rule)).collect::<Result<_>>()?;
+        let rules = options.upweight.iter().map(|rule| Rule::parse(rule)).collect::<Result<Vec<_>>>()?;
+        check_product(&rules)?;
         let identities = Identities::new(options.profile.as_ref())?;
         if options.tail == Tail::NoThink
             && let Some(profile) = options.profile.as_ref().filter(|p| p.tail_no_think.is_none())
@@ -37,6 +38,17 @@ impl Plan {
             return Err(Error::usage(
                 format!("profile {:?} has no no-thinking tail", profile.name),
                 "leave --tail captured: its template cannot switch thinking off",
+            ));
+        }
+        if options.think == Think::StripAll
+            && let Some(profile) = options.profile.as_ref().filter(|p| !p.lone_close && !p.think_open.is_empty())
+        {
+            return Err(Error::usage(
+                format!(
+                    "profile {:?} closes thinking with an ordinary turn end, so earlier turns cannot be cut",
+                    profile.name
+                ),
+                "use --think strip: it cuts the outputs",
             ));
         }
         Ok(Self { options, rules, identities })
@@ -125,7 +137,7 @@ impl Prompt {
 }
 
 /// A reason not to make a row, with what to say about it.
-struct Refusal(Skip, Option<u64>, String);
+pub(super) struct Refusal(Skip, Option<u64>, String);
 
 impl Refusal {
     fn new(reason: Skip, message: impl Into<String>) -> Self {
@@ -175,6 +187,33 @@ impl Plan {
         }
     }
 
+    /// Why a call gives no row whatever its ids are.
+    pub(super) fn leaves_out(&self, who: &Who, sighted: &Sighted<'_>) -> Option<Refusal> {
+        let call = sighted.call;
+        if let Some(Bad { reason, position, message }) = &call.bad {
+            return Some(Refusal(*reason, *position, message.clone()));
+        }
+        let refuse = |reason, message: &str| Some(Refusal(reason, None, message.to_owned()));
+        match sighted.skip {
+            Some(Skip::Contradiction) => {
+                return refuse(Skip::Contradiction, "the same call id came before with other ids");
+            }
+            Some(reason) => return refuse(reason, "the same call came before"),
+            None => {}
+        }
+        if call.failed || call.finish == Finish::Failed || who.status.as_deref() == Some("infra_error") {
+            return refuse(Skip::InfraError, "the call or its rollout failed in the infrastructure");
+        }
+        let kind = kind_of(call);
+        if !self.options.kind.iter().any(|wanted| wanted == kind) {
+            return refuse(Skip::Kind, &format!("kind {kind:?} was not asked for"));
+        }
+        if call.parse_error {
+            return refuse(Skip::ParseError, "the harness could not parse the reply");
+        }
+        None
+    }
+
     fn row(
         &self,
         rollout: &Rollout<'_>,
@@ -183,29 +222,10 @@ impl Plan {
         counts: &mut Counts,
     ) -> std::result::Result<Planned, Refusal> {
         let (call, options) = (sighted.call, &self.options);
-        if let Some(Bad { reason, position, message }) = &call.bad {
-            return Err(Refusal(*reason, *position, message.clone()));
+        if let Some(refusal) = self.leaves_out(rollout.who, sighted) {
+            return Err(refusal);
         }
-        if let Some(reason) = sighted.skip {
-            return Err(Refusal::new(
-                reason,
-                match reason {
-                    Skip::Contradiction => "the same call id came before with other ids",
-                    _ => "the same call came before",
-                },
-            ));
-        }
-        let failed = call.failed || call.finish == Finish::Failed;
-        if failed || rollout.who.status.as_deref() == Some("infra_error") {
-            return Err(Refusal::new(Skip::InfraError, "the call or its rollout failed in the infrastructure"));
-        }
-        let kind = call.kind.as_deref().unwrap_or("solver");
-        if !options.kind.iter().any(|wanted| wanted == kind) {
-            return Err(Refusal::new(Skip::Kind, format!("kind {kind:?} was not asked for")));
-        }
-        if call.parse_error {
-            return Err(Refusal::new(Skip::ParseError, "the harness could not parse the reply"));
-        }
+        let kind = kind_of(call);
         let (Some(prompt), Some(output)) = (&call.prompt, &call.output) else {
             let what = if call.prompt.is_none() { "prompt ids" } else { "output ids" };
             return Err(Refusal::new(Skip::NoCapture, format!("no {what}")));
@@ -342,6 +362,7 @@ impl Plan {
         if self.options.think == Think::StripAll {
             let (changed, seen) = known.rule.strip_all(prompt.ids(rollout.prompts));
             counts.think.history_stripped += seen.stripped;
+            counts.think.history_left += seen.unterminated.max(seen.odd);
             if let Some(ids) = changed {
                 *prompt = Prompt::Changed(ids);
             }
@@ -382,6 +403,10 @@ impl Plan {
         *flags |= flag::PROMPT_TRIMMED;
         Ok(())
     }
+}
+
+fn kind_of(call: &Call) -> &str {
+    call.kind.as_deref().unwrap_or("solver")
 }
 
 fn think_flags(found: &Found, known: bool) -> i32 {

@@ -198,7 +198,8 @@ pub fn arrange(calls: &mut Vec<Sighted<'_>>, prompts: &[Id], numbered: bool, kno
             .then(a.call.choice.cmp(&b.call.choice))
     });
     // Two calls have the same prompt only if they are neighbours by length.
-    let mut by_length: Vec<usize> = (0..calls.len()).filter(|i| calls[*i].call.prompt.is_some()).collect();
+    let mut by_length: Vec<usize> =
+        (0..calls.len()).filter(|i| calls[*i].skip.is_none() && calls[*i].call.prompt.is_some()).collect();
     let length = |i: usize| calls[i].call.prompt.as_ref().map_or(0, ExactSizeIterator::len);
     by_length.sort_by_key(|i| length(*i));
     let ids = |i: usize| calls[i].call.prompt.as_ref().map_or(&[][..], |range| &prompts[range.clone()]);

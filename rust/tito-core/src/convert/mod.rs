@@ -257,6 +257,10 @@ impl Shared<'_> {
         for piece in &parsed.pieces {
             for call in &mut sighted[at..at + piece.calls.len()] {
                 ledger.call(piece, call);
+                // A helper of another family does no harm when nobody asked for its calls.
+                if self.plan.leaves_out(&piece.who, call).is_some() {
+                    continue;
+                }
                 ledger.identity(call, &self.plan.identities, options.group_by)?;
                 if let (Some(option), None, Some(prompt)) = (options.needs_profile(), call.identity, &call.call.prompt)
                     && !prompt.is_empty()

@@ -113,13 +113,23 @@ impl Output {
             }
         }
         report["outputs"] = Value::Array(outputs);
+        // The manifest is on disk before anything gets its name, so that a full disk leaves nothing.
+        let manifest = match &self.path {
+            Some(path) => Some(Manifest::stage(&path.with_extension("manifest.json"), &format!("{report:#}\n"))?),
+            None => None,
+        };
+        let mut named = Vec::new();
         for set in finished {
-            set.commit()?;
+            named.extend(set.commit()?);
         }
-        if let Some(path) = &self.path {
-            let manifest = path.with_extension("manifest.json");
-            write_whole(&manifest, &format!("{report:#}\n"))?;
-            report["manifest"] = json!(manifest.to_string_lossy());
+        if let Some(manifest) = manifest {
+            report["manifest"] = json!(manifest.path.to_string_lossy());
+            if let Err(error) = manifest.commit() {
+                for path in named {
+                    let _ = fs::remove_file(path);
+                }
+                return Err(error);
+            }
         }
         Ok(report)
     }
@@ -167,16 +177,31 @@ fn named(path: &Path, identity: Option<&str>) -> PathBuf {
     path.with_file_name(format!("{stem}.{identity}{extension}"))
 }
 
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let name = || path.to_string_lossy().into_owned();
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("write", name()))?;
-    file.write_all(text.as_bytes()).map_err(Error::io("write", name()))?;
-    let file = file.persist(path).map_err(|e| Error::io("rename", name())(e.error))?;
-    // The system's own default for new files; a temporary one is for its owner alone.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.set_permissions(mode).map_err(Error::io("write", name()))?;
-    file.sync_all().map_err(Error::io("write", name()))?;
-    let _ = fs::File::open(folder).and_then(|folder| folder.sync_all());
-    Ok(())
+/// What the run did, beside its rows.
+struct Manifest {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+}
+
+impl Manifest {
+    fn stage(path: &Path, text: &str) -> Result<Self> {
+        let name = || path.to_string_lossy().into_owned();
+        if path.is_dir() {
+            return Err(Error::io("write", name())(io::ErrorKind::IsADirectory.into()));
+        }
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("write", name()))?;
+        file.write_all(text.as_bytes()).map_err(Error::io("write", name()))?;
+        // What the system gives new files; a temporary one is for its owner alone.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        file.as_file().set_permissions(mode).map_err(Error::io("write", name()))?;
+        file.as_file().sync_all().map_err(Error::io("write", name()))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    fn commit(self) -> Result<()> {
+        let name = self.path.to_string_lossy().into_owned();
+        self.file.persist(&self.path).map_err(|e| Error::io("rename", name)(e.error))?;
+        Ok(())
+    }
 }

@@ -66,6 +66,8 @@ pub struct ThinkStates {
     pub open_think_tail: u64,
     /// Earlier turns cut in prompts.
     pub history_stripped: u64,
+    /// Earlier turns in which a think marker was left, because it is never closed or no rule explains it.
+    pub history_left: u64,
     /// Prompts whose tail is neither of the profile's.
     pub tail_unknown: u64,
     /// Outputs or open prompt tails with a marker.
@@ -181,6 +183,7 @@ impl Counts {
         t.split_marker += o.split_marker;
         t.open_think_tail += o.open_think_tail;
         t.history_stripped += o.history_stripped;
+        t.history_left += o.history_left;
         t.tail_unknown += o.tail_unknown;
         t.markers += o.markers;
         for (turn, n) in other.turns {

@@ -96,6 +96,18 @@ impl Rule {
     }
 }
 
+/// Refuses rules that could multiply to more than a float32 holds.
+///
+/// # Errors
+/// `Usage`.
+pub fn check_product(rules: &[Rule]) -> Result<()> {
+    let most: f64 = rules.iter().map(|rule| f64::from(rule.weight).max(1.0)).product();
+    if most <= f64::from(f32::MAX) {
+        return Ok(());
+    }
+    Err(Error::usage("--upweight: the weights can multiply to more than a float32 holds", "use smaller weights"))
+}
+
 /// The row's weight; `hits` counts for each rule the rows it was about.
 #[must_use]
 pub fn weigh(rules: &[Rule], facts: &Facts<'_>, hits: &mut [u64]) -> f32 {

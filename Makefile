@@ -1,0 +1,49 @@
+# Each target makes what it needs: Python 3.11 and Rust are enough.
+PYTHON ?= python3
+VENV := .venv
+DEMO := .venv-demo
+OUT := demo-out
+CAPTURES := tests/captures
+BENCH_MB ?= 200
+FUZZ_SECONDS ?= 60
+
+.PHONY: demo test lint bench fuzz venv
+
+demo: ## installs into its own environment, converts the bundled real captures and shows the result
+	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet --disable-pip-version-check .
+	mkdir -p $(OUT)
+	$(DEMO)/bin/tito convert $(CAPTURES)/qwen3/calls.jsonl -o $(OUT)/qwen3.parquet --think strip --upweight 0:12
+	$(DEMO)/bin/tito convert $(CAPTURES)/qwen35/coop -o $(OUT)/qwen35.jsonl --think strip --tail no-think --quiet
+	$(DEMO)/bin/tito check $(CAPTURES)/smollm2-chat.jsonl --quiet
+	$(DEMO)/bin/tito show $(OUT)/qwen3.parquet --n 2
+	$(DEMO)/bin/tito show $(OUT)/qwen35.jsonl --n 1
+
+venv:
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+
+lint: venv ## style and types, of both languages
+	cargo fmt --check
+	cargo clippy --workspace --all-targets --quiet
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m mypy.stubtest tito._core
+
+test: lint ## everything that must hold
+	cargo test --quiet
+	$(VENV)/bin/pytest --quiet
+
+bench: venv ## what it costs, beside the same job done in Python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	mkdir -p bench-out
+	test -s bench-out/A$(BENCH_MB).jsonl || $(VENV)/bin/python benches/corpus.py bench-out/A$(BENCH_MB).jsonl --size $(BENCH_MB)MB
+	$(VENV)/bin/python benches/compare.py bench-out/A$(BENCH_MB).jsonl --tito $(VENV)/bin/tito --workers 1,2
+	$(VENV)/bin/pytest benches --benchmark-columns=min,median,iqr,rounds
+
+fuzz: ## every fuzz target for FUZZ_SECONDS
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
+	set -e; for target in $$(cargo fuzz list --fuzz-dir rust/fuzz); do \
+	    cargo fuzz run --fuzz-dir rust/fuzz --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0; \
+	done

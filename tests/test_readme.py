@@ -1,0 +1,48 @@
+"""What the README shows must run, and what it lists must be there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from tito.cli import _parser, main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+    if line.startswith("tito ")
+]
+
+
+def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    assert len(COMMANDS) == 5
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    for command in COMMANDS:
+        assert main(shlex.split(command)[1:]) == 0, (command, capsys.readouterr().err)
+
+
+def options():
+    [verbs] = [action for action in _parser()._actions if action.dest == "verb"]
+    return {option for action in verbs.choices["convert"]._actions for option in action.option_strings}
+
+
+@pytest.mark.parametrize("option", sorted(set(re.findall(r"`(--[\w-]+)", README))))
+def test_every_option_it_names_is_there(option):
+    assert option in options() | {"--tokenizer"}
+
+
+def test_every_policy_has_a_row():
+    table = README.split("## Policies")[1].split("## Exit codes")[0]
+    for name in ("think", "tail", "upweight", "upweight-as", "truncated", "unterminated", "max-length", "overlong"):
+        assert f"`--{name}`" in table
+    for name in ("kind", "bad", "group-by", "profile", "columns", "expect-rows"):
+        assert f"`--{name}`" in table
+
+
+def test_every_room_it_names_is_there():
+    for room in re.findall(r"^\| `([\w/-]+)` \|", README.split("## Rooms")[1].split("##")[0], re.M):
+        assert (ROOT / room).is_dir(), room

@@ -1,0 +1,230 @@
+"""The data-shape report, word for word, and each warning on the smallest data that calls for it."""
+
+import copy
+
+import pytest
+from tito.report import Report
+
+DATA = {
+    "versions": {"tito": "0.1.0", "schema": 1},
+    "policies": {
+        "think": "strip",
+        "tail": "captured",
+        "rows": "turn",
+        "upweight": ["0-2:12"],
+        "upweight_as": "weight",
+        "seed": 0,
+        "truncated": "drop",
+        "unterminated": "drop",
+        "max_length": None,
+        "overlong": "error",
+        "kind": ["solver", "summariser"],
+        "bad": "error",
+        "group_by": "none",
+        "columns": [],
+    },
+    "counts": {
+        "calls_seen": 600,
+        "calls_used": 571,
+        "rollouts": 38,
+        "rows": 571,
+        "copies": 0,
+        "weight": 1825.0,
+        "skipped": {"duplicate": 20, "truncated": 9},
+        "bad": 0,
+        "examples": {},
+        "tokens": {
+            "sampled": 60000,
+            "trained": 40000,
+            "think_cut": 17000,
+            "think_masked": 0,
+            "truncated_masked": 0,
+            "skipped": 3000,
+            "prompt": 2000000,
+            "thinking": 17000,
+        },
+        "think": {
+            "seen": 591,
+            "stripped": 560,
+            "absent": 30,
+            "unterminated": 0,
+            "odd": 1,
+            "split_marker": 0,
+            "open_think_tail": 0,
+            "history_stripped": 0,
+            "tail_unknown": 0,
+            "markers": 561,
+        },
+        "turns": [
+            {"turn": 0, "rows": 38, "weight": 456.0, "weighted_ids": 40000.0},
+            {"turn": 1, "rows": 38, "weight": 456.0, "weighted_ids": 30000.0},
+            {"turn": 2, "rows": 38, "weight": 456.0, "weighted_ids": 20000.0},
+            {"turn": 3, "rows": 457, "weight": 457.0, "weighted_ids": 10000.0},
+        ],
+        "lengths": {"p50": 3500, "p90": 6100, "p99": 8000, "max": 8190},
+        "truncation_judged": {"by_last_id": 580, "by_finish": 0},
+        "prompts_changed": 0,
+        "repeated_ids": 0,
+        "identities": {"qwen3": 571},
+        "upweight": [{"rule": "0-2:12", "rows": 114}],
+    },
+    "inputs": [
+        {"file": "a.jsonl", "bytes": 90000000, "hash": "x", "format": "calls"},
+        {"file": "b.json", "bytes": 10000000, "hash": "y", "format": "cooperbench"},
+    ],
+    "passed_over": {"files": 4, "first": ["a.log", "b.log", "c.log"]},
+    "inputs_repeated": 0,
+    "outputs": [{"file": "rows.parquet", "rows": 571, "ids": 2040000, "bytes": 1234567, "row_groups": 1}],
+    "profiles": [
+        {"name": "qwen3", "tokenizer_hash": "sha256:9cb7c07365093fd8", "template_hash": "sha256:a55ee1b16601"}
+    ],
+    "manifest": "rows.manifest.json",
+}
+
+TEXT = """\
+calls     600 seen = 571 used + 29 skipped (duplicate 20, truncated 9)
+rows      571 rows of 38 rollouts, weight 1,825
+dilution  15.0: turn 0 is 38 of 571 rows
+turn           rows      weight   of weight      of ids
+0                38         456      25.0 %      40.0 %
+1                38         456      25.0 %      30.0 %
+2                38         456      25.0 %      20.0 %
+3               457         457      25.0 %      10.0 %
+upweight  0-2:12 matches 114 calls
+tokens    60,000 sampled = 40,000 trained + 17,000 cut as thinking + 3,000 skipped; 2,000,000 of prompts
+thinking  17,000 ids, 29.8 % of what the used calls sampled
+thinking  a span in 560 of 591 outputs; absent 30, odd 1
+lengths   p50 3,500, p90 6,100, p99 8,000, max 8,190 ids a row
+truncated 9 outputs dropped; judged by last id 580, by finish word 0
+policies  think=strip tail=captured rows=turn upweight=0-2:12 upweight_as=weight seed=0 truncated=drop \
+unterminated=drop max_length=none overlong=error kind=solver,summariser bad=error group_by=none columns=none
+profile   qwen3 (tokenizer 9cb7c0736509, template a55ee1b16601): 571 rows
+input     2 files, 100.0 MB (calls 1, cooperbench 1)
+passed    4 files over, which hold no captures: a.log, b.log, c.log, ...
+output    rows.parquet: 571 rows, 2,040,000 ids, 1.2 MB
+"""
+
+
+def changed(**paths):
+    """DATA with some values changed: `counts__rows=1`."""
+    data = copy.deepcopy(DATA)
+    for path, value in paths.items():
+        *parents, last = path.split("__")
+        place = data
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    return Report(data)
+
+
+def line(report, name):
+    return [line for line in report.text().splitlines() if line.startswith(name)]
+
+
+def names(report):
+    return [warning.split(":")[0] for warning in report.warnings()]
+
+
+def test_the_whole_report_word_for_word():
+    assert Report(DATA).text() == TEXT
+
+
+def test_what_is_asked_for_most():
+    report = Report(DATA)
+    assert (report.rows, report.calls_seen, report.calls_used, report.bad) == (571, 600, 571, 0)
+    assert report.skipped == {"duplicate": 20, "truncated": 9}
+    assert report.outputs == ("rows.parquet",)
+
+
+def test_nothing_is_said_of_what_is_not_there():
+    text = changed(
+        counts__skipped={},
+        counts__upweight=[],
+        passed_over={"files": 0, "first": []},
+        outputs=[],
+        counts__identities={},
+    ).text()
+    assert "calls     600 seen = 571 used + 0 skipped\n" in text
+    assert not any(line.startswith(("upweight", "passed", "output", "prompts")) for line in text.splitlines())
+    assert "profile   none\n" in text
+
+
+def test_turns_that_are_many_are_grouped():
+    turns = [{"turn": t, "rows": 2, "weight": 2.0, "weighted_ids": 10.0} for t in (*range(25), 95, 99)]
+    turns.insert(0, {"turn": None, "rows": 1, "weight": 1.0, "weighted_ids": 5.0})
+    report = changed(counts__turns=turns)
+    table = report.text().split("of ids\n")[1].split("upweight")[0].splitlines()
+    assert [row.split("  ")[0] for row in table] == ["unknown", *map(str, range(10)), "10-19", "20-29", "90 and on"]
+    assert table[11] == "10-19            20          20      36.4 %      36.4 %"
+
+
+def test_copies_masks_and_changed_prompts_are_told():
+    report = changed(
+        counts__copies=1254,
+        counts__prompts_changed=3,
+        policies__truncated="mask",
+        counts__tokens__truncated_masked=70,
+        inputs_repeated=2,
+    )
+    assert line(report, "rows") == ["rows      571 rows of 38 rollouts, weight 1,825, 1,254 of them made as copies"]
+    assert line(report, "prompts") == ["prompts   3 prompts changed by a policy: not what the engine saw"]
+    assert line(report, "truncated")[0].startswith("truncated 70 ids masked;")
+    assert "70 masked as truncated" in line(report, "tokens")[0]
+    assert line(report, "input")[0].endswith("; named twice 2")
+
+
+def test_an_unknown_tokenizer_is_said_not_to_be_looked_at():
+    report = changed(counts__think__seen=0, counts__identities={"unknown": 571}, profiles=[])
+    assert line(report, "thinking") == ["thinking  not looked for: no profile is known"]
+    assert line(report, "profile") == ["profile   unknown: 571 rows"]
+
+
+def test_a_sound_data_set_warns_of_its_one_odd_marker_alone():
+    assert names(Report(DATA)) == ["odd_markers"]
+    assert names(changed(counts__think__odd=0)) == []
+
+
+def turns(*weights):
+    return [{"turn": t, "rows": 50, "weight": float(w), "weighted_ids": float(w)} for t, w in enumerate(weights)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "name", "words"),
+    [
+        ({"counts__turns": turns(810, 190), "policies__upweight": []}, "one_sided", "turn 0 is 81.0 % of the weight"),
+        ({"counts__turns": turns(300, 300, 300, 99)}, "one_sided", "turns 0-2 are 90.1 % of the weight"),
+        ({"counts__turns": turns(99, 500, 500)}, "diluted", "turn 0 is 9.0 % of the weight"),
+        ({"policies__think": "keep", "counts__tokens__thinking": 28501}, "mostly_thinking", "50.0 % of what is"),
+        ({"counts__think__stripped": 0}, "nothing_stripped", "--think strip was asked"),
+        ({"counts__think__open_think_tail": 7}, "open_think_tail", "7 prompts end inside"),
+        ({"counts__think__tail_unknown": 8}, "tail_unknown", "8 prompts end in no tail"),
+        ({"policies__think": "keep", "counts__think__unterminated": 4}, "unterminated", "4 outputs open"),
+        ({"counts__truncation_judged__by_finish": 5}, "judged_by_finish", "whether 5 outputs"),
+        ({"counts__repeated_ids": 6}, "repeated_ids", "6 calls have the very ids"),
+        ({"counts__skipped": {"duplicate": 301}}, "mostly_skipped", "50.2 % of the calls"),
+        ({"counts__rows": 99}, "few_rows", "99 different rows"),
+        ({"counts__copies": 500}, "few_rows", "71 different rows"),
+    ],
+)
+def test_every_extreme_is_warned_of(paths, name, words):
+    report = changed(**{"counts__think__odd": 0, **paths})
+    assert names(report) == [name]
+    assert words in report.warnings()[0]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {"counts__turns": turns(800, 200)},
+        {"counts__turns": turns(1000)},
+        {"counts__turns": turns(100, 450, 450)},
+        {"policies__think": "keep", "counts__tokens__thinking": 28500},
+        {"policies__think": "mask", "counts__tokens__thinking": 50000},
+        {"policies__think": "keep", "counts__think__stripped": 0},
+        {"counts__think__stripped": 0, "counts__think__history_stripped": 1},
+        {"counts__skipped": {"duplicate": 300}},
+        {"counts__rows": 100},
+    ],
+)
+def test_what_is_not_extreme_is_not(paths):
+    assert names(changed(**{"counts__think__odd": 0, **paths})) == []

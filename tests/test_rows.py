@@ -1,0 +1,172 @@
+"""Rows files: parquet, JSON lines and shards give the same rows; ids are views; what holds no rows is refused."""
+
+import dataclasses
+import gc
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tito
+from tito import rows as module
+from tito.rows import looks_like_rows
+
+CAPTURES = Path(__file__).parent / "captures"
+ALL_COLUMNS = tito.Policies(think="mask", columns="loss_mask,loss_weights,labels,output_logprobs")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The same rows as parquet, JSON lines and shards."""
+    folder = tmp_path_factory.mktemp("rows")
+    (folder / "shards").mkdir()
+    (folder / "one").mkdir()
+    for name, shard_bytes in {"rows.parquet": None, "rows.jsonl": None, "one/rows.jsonl": 10**9}.items():
+        dump = CAPTURES / "qwen3" / "calls.jsonl"
+        tito.convert(dump, folder / name, policies=ALL_COLUMNS, shard_bytes=shard_bytes)
+    # Rows of a small dump are never split, so split them here.
+    lines = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
+    (folder / "shards" / "rows-00000.jsonl").write_text("".join(lines[:7]))
+    (folder / "shards" / "rows-00001.jsonl").write_text("".join(lines[7:]))
+    return folder
+
+
+def plain(row):
+    """A row that can be compared."""
+    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
+
+
+def test_every_format_gives_the_same_rows(folder):
+    parquet, lines, shards = (tito.open_rows(folder / name) for name in ("rows.parquet", "rows.jsonl", "shards"))
+    assert len(parquet) == len(lines) == len(shards) == 12
+    assert [Path(file).name for file in shards.files] == ["rows-00000.jsonl", "rows-00001.jsonl"]
+    for a, b, c in zip(parquet, lines, shards, strict=True):
+        assert plain(a) == plain(b) == plain(c)
+        assert all(row.input_ids.dtype == row.output_ids.dtype == row.labels.dtype == np.int32 for row in (a, b, c))
+        assert all(row.loss_mask.dtype == np.int8 for row in (a, b, c))
+        assert all(row.loss_weights.dtype == row.output_logprobs.dtype == np.float32 for row in (a, b, c))
+
+
+def test_a_glob_opens_the_shards_in_order(folder):
+    shards = tito.open_rows(str(folder / "shards" / "rows-*.jsonl"))
+    assert list(shards.files) == sorted(shards.files)
+    assert [plain(r) for r in shards] == [plain(r) for r in tito.open_rows(folder / "rows.parquet")]
+
+
+def test_rows_are_a_sequence(folder):
+    for name in ("rows.parquet", "shards"):
+        rows = tito.open_rows(folder / name)
+        every = [plain(row) for row in rows]
+        assert [plain(rows[i]) for i in range(len(rows))] == every
+        assert plain(rows[-1]) == every[-1]
+        assert [plain(row) for row in rows[2:9:3]] == every[2:9:3]
+        assert [plain(row) for row in reversed(rows)] == every[::-1]
+        for index in (len(rows), -len(rows) - 1):
+            with pytest.raises(IndexError):
+                rows[index]
+        assert repr(rows).startswith("<12 turn rows of ")
+
+
+def test_ids_of_parquet_are_read_only_views_that_live_on(folder):
+    rows = tito.open_rows(folder / "rows.parquet")
+    first, second = rows[0], rows[1]
+    assert first.input_ids.base is not None
+    assert not first.input_ids.flags.writeable
+    # One buffer holds the prompts of the row group.
+    step = second.input_ids.ctypes.data - first.input_ids.ctypes.data
+    assert step == 4 * len(first.input_ids)
+    kept = first.input_ids.tolist()
+    del rows, second
+    gc.collect()
+    assert first.input_ids.tolist() == kept
+
+
+def test_metadata_tells_kind_and_policies(folder):
+    parquet, lines, shards = (tito.open_rows(folder / name) for name in ("rows.parquet", "rows.jsonl", "one"))
+    assert parquet.kind == lines.kind == shards.kind == "turn"
+    for rows in (parquet, lines, shards):
+        assert rows.metadata["tito.schema_version"] == "1"
+        assert '"think":"mask"' in rows.metadata["tito.policies"].replace(" ", "")
+    assert parquet.metadata["tito.profile"] == "qwen3"
+    assert parquet.columns[-4:] == ("loss_mask", "loss_weights", "labels", "output_logprobs")
+
+
+def test_rows_pickle_by_their_path(folder):
+    rows = pickle.loads(pickle.dumps(tito.open_rows(folder / "rows.parquet")))
+    assert len(rows) == 12
+
+
+def small_groups(folder, size):
+    """The same rows in row groups of so many rows."""
+    table = pq.read_table(folder / "rows.parquet")
+    path = folder / f"groups-{size}.parquet"
+    pq.write_table(table, path, row_group_size=size)
+    return path
+
+
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_row_groups_are_decoded_one_at_a_time(folder, size, monkeypatch):
+    read = []
+    original = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, g: read.append(g) or original(self, g))
+    rows = tito.open_rows(small_groups(folder, size))
+    assert read == []
+    assert [plain(r) for r in rows] == [plain(r) for r in tito.open_rows(folder / "rows.jsonl")]
+    assert read == list(range(-(-12 // size)))
+    rows[0]
+    assert len(read) == -(-12 // size) + (size == 1)
+    assert all(len(file._decoded) <= module._GROUPS_KEPT for file in rows._files)
+
+
+def test_what_holds_no_rows_is_refused(tmp_path, folder):
+    pq.write_table(pa.table({"input_ids": [[1]]}), tmp_path / "other.parquet")
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes((folder / "rows.parquet").read_bytes()[:-20])
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "words.jsonl").write_text("hello\n")
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    (tmp_path / "part.jsonl").write_text('{"input_ids": [1]}\n')
+    for name, words in {
+        "other.parquet": "no rows of row schema 1",
+        "cut.parquet": "cut.parquet",
+        "empty.jsonl": "the file is empty",
+        "words.jsonl": "record 1",
+        "list.jsonl": "not a JSON object",
+        "part.jsonl": "no 'output_ids'",
+    }.items():
+        with pytest.raises(tito.DataError, match=words) as caught:
+            tito.open_rows(tmp_path / name)
+        assert caught.value.hint
+    with pytest.raises(tito.WorldError, match="no such file"):
+        tito.open_rows(tmp_path / "none.parquet")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(tito.DataError, match=r"no \.parquet"):
+        tito.open_rows(tmp_path / "folder")
+
+
+def test_a_later_schema_is_refused(tmp_path, folder):
+    table = pq.read_table(folder / "rows.parquet")
+    table = table.replace_schema_metadata({**table.schema.metadata, b"tito.schema_version": b"2"})
+    pq.write_table(table, tmp_path / "later.parquet")
+    with pytest.raises(tito.DataError, match="row schema 2"):
+        tito.open_rows(tmp_path / "later.parquet")
+
+
+def test_a_bad_line_is_named(tmp_path, folder):
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    (tmp_path / "rows.jsonl").write_text("\n".join([lines[0], lines[1].replace('"flags":', '"flogs":'), ""]))
+    rows = tito.open_rows(tmp_path / "rows.jsonl")
+    assert rows.metadata == {}
+    assert rows[0].turn == 0
+    with pytest.raises(tito.DataError, match="record 2"):
+        rows[1]
+
+
+def test_rows_are_told_from_captures(folder):
+    for rows in ("rows.parquet", "rows.jsonl", "shards", "shards/rows-0000?.jsonl"):
+        assert looks_like_rows(str(folder / rows))
+    for capture in ("qwen3/calls.jsonl", "smollm2-chat.jsonl", "qwen3", "README.md", "none"):
+        assert not looks_like_rows(str(CAPTURES / capture))
