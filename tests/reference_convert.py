@@ -92,7 +92,7 @@ def is_stream(text):
 def is_document(data):
     """A file that holds one value, over however many lines."""
     text = text_of(data)
-    return not is_stream(text) and is_json(text) and sum(bool(line) for _, line in lines_of(text)) > 1
+    return not is_stream(text) and is_json(text)
 
 
 def records(data):
@@ -414,7 +414,7 @@ def tell_repeats(calls):
         ids = (tuple(call["prompt"]), tuple(call["output"]))
         if call["call_id"] is not None:
             key = ("id", call["call_id"], call["choice"])
-        elif call["scope"] is not None:
+        elif call["scope"]:
             key = ("folder", call["scope"], call["who"]["rollout_id"], ids)
         elif call["started"] is not None:
             key = ("line", call["who"]["rollout_id"], call["turn"], call["started"], ids)
@@ -431,7 +431,7 @@ def rollouts_of(calls):
     rollouts, names = {}, {}
     for call in calls:
         name, where = call["who"].get("rollout_id"), (call["file"], call["record"])
-        key = ("whole", where) if call["whole"] else ("name", call["scope"], name)
+        key = ("whole", where) if call["whole"] else ("name", call["scope"] or "", name)
         if key not in rollouts:
             rollouts[key] = []
             if name is not None:
