@@ -411,7 +411,7 @@ def test_markers_that_are_one_token_are_one_id() -> None:
             assert [len(ids) for ids in (*got.think_open, *got.think_close)] == [1, 1], case.name
 
 
-# The published ids of each family (formats §14.1).
+# The published ids of each family.
 IDS = {
     "qwen2.5": {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645, "<tool_call>": 151657},
     "qwen3": {

@@ -27,6 +27,7 @@ def profile(name, vocab_size, **known):
         "id_limit": vocab_size,
         "think_open": [],
         "think_close": [],
+        "stray_think": [],
         "lone_close": True,
         "after_close": [],
         "tool_open": [],

@@ -26,7 +26,7 @@ Marker = tuple[Ids, ...]
 
 _REMAKE = "make one with `tito profile TOKENIZER_DIR -o FILE`"
 _MARKERS = ("think_open", "think_close", "tool_open", "turn_start", "assistant_start", "turn_end")
-_LISTS = ("after_close", "stop_ids", "prompt_start", "tail_think")
+_LISTS = ("stray_think", "after_close", "stop_ids", "prompt_start", "tail_think")
 _TEXTS = ("name", "tokenizer_hash", "template_hash")
 _NUMBERS = ("version", "vocab_size", "id_limit")
 
@@ -39,7 +39,7 @@ class Profile:
 
     Raises `ProfileError` when the fields contradict each other.
 
-    >>> marks = {"think_open": ((5,),), "think_close": ((6,),), "tool_open": (), "turn_start": ((1,),)}
+    >>> marks = {"think_open": ((5,),), "think_close": ((6,),), "stray_think": (), "tool_open": (), "turn_start": ((1,),)}
     >>> profile = Profile(
     ...     version=1, name="tiny", vocab_size=8, id_limit=8, **marks, lone_close=True, after_close=(7,),
     ...     assistant_start=((1, 3, 7),), turn_end=((2,),), stop_ids=(2,), prompt_start=(1,), tail_think=(1, 3, 7),
@@ -61,6 +61,8 @@ class Profile:
     """What opens thinking; empty for a model that does not think."""
     think_close: Marker
     """What closes thinking."""
+    stray_think: Ids
+    """Added tokens that look like think markers although the template never writes them: an output with one is odd."""
     lone_close: bool
     """Whether a closer without an opener in sight ends thinking (false where it is an ordinary turn end: harmony)."""
     after_close: Ids
@@ -120,9 +122,11 @@ class Profile:
         Raises `ProfileError` (with `.hint`) for a source that cannot be read and for a template whose renders show no
         assistant header or contradict each other: what is not understood is refused, not guessed.
 
-        >>> profile = Profile.from_tokenizer("models/Qwen3-8B")  # doctest: +SKIP
-        >>> profile.think_open, profile.tail_no_think  # doctest: +SKIP
-        (((151667,),), (151644, 77091, 198, 151667, 271, 151668, 271))
+        An example::
+
+            profile = Profile.from_tokenizer("models/Qwen3-8B")
+            profile.think_open, profile.tail_no_think
+            # (((151667,),), (151644, 77091, 198, 151667, 271, 151668, 271))
         """
         from tito.profile.probe import derive
         from tito.profile.source import read_source

@@ -106,6 +106,11 @@ class _Template:
         encoding = self.source.tokenizer.encode(text, add_special_tokens=False)
         return Region(text, tuple(encoding.ids), tuple(encoding.offsets))
 
+    def stray_think(self, known: set[int]) -> Ids:
+        """Added tokens called something with "think" that are in no marker: Instruct models carry them unused."""
+        added = self.source.tokenizer.get_added_tokens_decoder()
+        return tuple(sorted(i for i, t in added.items() if "think" in t.content.lower() and i not in known))
+
     def last_added(self, region: Region) -> Ids:
         """The last added token of a region, as a sequence of one or none."""
         return tuple(i for i in region.ids if i in self.added)[-1:]
@@ -204,6 +209,7 @@ def derive(source: Source) -> dict[str, Any]:
         "id_limit": max(vocab_size, source.model_ids or 0),
         "think_open": think.open,
         "think_close": think.close,
+        "stray_think": template.stray_think({i for marker in (think.open, think.close) for ids in marker for i in ids}),
         "lone_close": think.lone_close,
         "after_close": newline_ids(source.tokenizer, vocab_size),
         "tool_open": tools.open,

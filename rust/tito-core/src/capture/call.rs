@@ -8,7 +8,7 @@ use chrono::{DateTime, NaiveDateTime};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Why a call gives no row. A closed list; the first reason in this order is the one that counts.
+/// Why a call gives no row. A closed list, in the order of reports; a call has one reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Skip {

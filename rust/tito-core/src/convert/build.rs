@@ -257,7 +257,7 @@ impl Plan {
         {
             return Err(Refusal::new(Skip::UnterminatedThink, "the output opens thinking and never closes it"));
         }
-        flags |= think_flags(found, known.is_some());
+        flags |= think_flags(found, known.is_some(), options.think != Think::Keep);
 
         let mut new_prompt = Prompt::Captured(prompt.clone());
         if let Some(known) = known {
@@ -347,6 +347,12 @@ impl Plan {
         let think = known.rule.think();
         let opened = think.opened_by(prompt);
         think.find_into(output, opened, found);
+        let stray = &known.profile.stray_think;
+        if !stray.is_empty() && output.iter().any(|id| stray.contains(id)) {
+            found.odd = true;
+            found.markers = true;
+            found.absent = false;
+        }
         let states = &mut counts.think;
         states.seen += 1;
         states.stripped += u64::from(!found.spans.is_empty());
@@ -409,9 +415,9 @@ fn kind_of(call: &Call) -> &str {
     call.kind.as_deref().unwrap_or("solver")
 }
 
-fn think_flags(found: &Found, known: bool) -> i32 {
+fn think_flags(found: &Found, known: bool, cuts: bool) -> i32 {
     let bit = |on: bool, bit: i32| if on { bit } else { 0 };
-    bit(!found.spans.is_empty(), flag::THINK_STRIPPED)
+    bit(cuts && !found.spans.is_empty(), flag::THINK_STRIPPED)
         | bit(known && found.absent, flag::THINK_ABSENT)
         | bit(found.unterminated, flag::THINK_UNTERMINATED)
         | bit(found.odd, flag::THINK_ODD)

@@ -4,7 +4,7 @@
 use super::build::Sighted;
 use super::identity::Identities;
 use super::options::GroupBy;
-use crate::capture::{Parsed, Piece, Skip};
+use crate::capture::{Finish, Parsed, Piece, Skip};
 use crate::error::{Error, Place, Result};
 use crate::ids::Id;
 use crate::rows::Text;
@@ -168,7 +168,10 @@ impl Ledger {
 
 /// Numbers the turns of a rollout where its format has not, marks retries, and puts the calls in the order of rows.
 pub fn arrange(calls: &mut Vec<Sighted<'_>>, prompts: &[Id], numbered: bool, known_rollout: bool) {
-    let solver = |c: &Sighted<'_>| c.call.kind.as_deref().is_none_or(|kind| kind == "solver") && c.skip.is_none();
+    let solver = |c: &Sighted<'_>| {
+        let failed = c.call.failed || c.call.finish == Finish::Failed;
+        c.call.kind.as_deref().is_none_or(|kind| kind == "solver") && c.skip.is_none() && !failed
+    };
     if !numbered && known_rollout && calls.iter().any(|c| solver(c) && c.turn.is_none()) {
         calls.sort_by(|a, b| by_time(a).total_cmp(&by_time(b)));
         let (mut turn, mut last) = (-1, None);

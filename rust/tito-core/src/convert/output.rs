@@ -82,7 +82,7 @@ impl Output {
     }
 
     /// Writes metadata, names the files, writes the manifest, and gives the report.
-    pub(super) fn finish(self, plan: &Plan, counts: &Counts, sources: &Sources) -> Result<Value> {
+    pub(super) fn finish(mut self, plan: &Plan, counts: &Counts, sources: &Sources) -> Result<Value> {
         let options = &plan.options;
         let counted = counts.to_json(&options.upweight);
         let (files, repeated) = sources.files();
@@ -97,6 +97,10 @@ impl Output {
             "outputs": [],
         });
         report["profiles"] = profiles(plan, counts);
+        if let (true, Some(path)) = (self.sinks.is_empty(), &self.path) {
+            // No row was asked for and none came: the next stage still finds a file with the schema.
+            self.sinks.push((None, Sink::create(path, &self.options)?));
+        }
         let mut finished = Vec::new();
         for (identity, sink) in self.sinks {
             let profile = identity.or_else(|| single(plan, counts));

@@ -29,6 +29,9 @@ pub struct Profile {
     pub think_open: Marker,
     /// What closes thinking.
     pub think_close: Marker,
+    /// Added tokens that look like think markers although the template never writes them: an output that holds one is
+    /// odd, so that cutting nothing from such outputs is never silent.
+    pub stray_think: Vec<Id>,
     /// Whether a closer without an opener in sight ends thinking (false where the closer is an ordinary turn end, as in harmony).
     pub lone_close: bool,
     /// Ids whose text is only newlines: they go with the span when they stand directly behind a closer.
@@ -124,7 +127,7 @@ impl Profile {
         if self.id_limit < self.vocab_size || self.vocab_size <= 0 {
             return bad(format!("id_limit {} is below vocab_size {}", self.id_limit, self.vocab_size));
         }
-        let lists = [&self.after_close, &self.stop_ids, &self.prompt_start, &self.tail_think];
+        let lists = [&self.stray_think, &self.after_close, &self.stop_ids, &self.prompt_start, &self.tail_think];
         let ids = markers.iter().flat_map(|m| m.iter().flatten()).chain(lists.iter().flat_map(|l| l.iter()));
         if let Some(id) = ids.chain(self.tail_no_think.iter().flatten()).find(|id| **id < 0 || **id >= self.id_limit) {
             return bad(format!("id {id} is outside 0..{}", self.id_limit));
