@@ -15,6 +15,8 @@ TRUNCATED, PROMPT_EXACT, THINK_STRIPPED, THINK_ABSENT = 1, 2, 4, 8
 THINK_UNTERMINATED, THINK_ODD, OPEN_THINK_TAIL = 16, 32, 64
 RETRIED, COPIED, THINK_MASKED, SPLIT_MARKER, PROMPT_TRIMMED = 256, 512, 1024, 2048, 4096
 
+FAILED = ("abort", "error", "repetition", "content_filter")
+
 # Reading
 
 
@@ -213,7 +215,7 @@ def read_native(record, origin, rewards):
         "turn": flat.get("turn"),
         "started": time_of(flat.get("started", flat.get("timestamp"))),
         "parse_error": flat.get("parse_error") is True,
-        "failed": flat.get("error") not in (None, False, ""),
+        "failed": flat.get("error") not in (None, False, "") or flat.get("finish") in FAILED,
     }
     check_logprobs(call)
     return [call]
@@ -321,7 +323,7 @@ def of_reply(reply, **known):
                 call["failed"] = True
             elif isinstance(reason, str):
                 call["stop_string"] = True
-        call["failed"] = call["failed"] or failed or call["finish"] in ("abort", "error", "repetition")
+        call["failed"] = call["failed"] or failed or call["finish"] in FAILED
         logprobs = choice.get("logprobs") or {}
         if logprobs.get("content"):
             call["logprobs"] = [entry["logprob"] for entry in logprobs["content"]]
@@ -447,7 +449,7 @@ def arrange(rollout):
     """Numbers turns where nobody did, and sorts."""
 
     def solver(call):
-        return call["kind"] in (None, "solver") and call["repeat"] is None
+        return call["kind"] in (None, "solver") and call["repeat"] is None and not call["failed"]
 
     named = rollout[0]["who"]["rollout_id"] is not None
     if named and not rollout[0]["numbered"] and any(solver(call) and call["turn"] is None for call in rollout):

@@ -16,7 +16,6 @@ from tito import _core
 COLUMNS = ("input_ids", "output_ids", "loss_spans", "weight", "turn", "call_id", "flags", "rollout_id", "task_id")
 COLUMNS += ("pair_id", "agent", "kind", "status", "attempt", "reward", "source", "capture_file", "capture_record")
 COLUMNS += ("capture_format",)
-KEEP_BUG = reference_convert.THINK_STRIPPED
 
 
 @contextmanager
@@ -58,8 +57,6 @@ def test_the_twin_makes_the_same_rows(dump, drawn, suffix):
         return
     assert run.counts["skipped"] == twin["skipped"]
     for row, expected in zip(run.rows, twin["rows"], strict=True):
-        if drawn.get("think", "keep") == "keep":
-            row["flags"] &= ~KEEP_BUG
         for column in COLUMNS:
             assert row[column] == expected[column], column
     assert {key: run.counts["tokens"][key] for key in twin["tokens"]} == twin["tokens"]
@@ -170,7 +167,7 @@ def test_strip_is_idempotent(drawn, opened):
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 @given(dump=strategies.dumps(), drawn=strategies.POLICIES)
 def test_columns_on_request_say_what_the_spans_say(suffix, dump, drawn):
-    drawn = {**drawn, "columns": ["loss-mask", "loss-weights", "labels", "output-logprobs"]}
+    drawn = {**drawn, "columns": ["loss_mask", "loss_weights", "labels", "output_logprobs"]}
     with written(dump) as names:
         run, _ = both(dump, names, drawn, suffix)
     for row in run.rows if run else []:
