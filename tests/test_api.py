@@ -23,8 +23,8 @@ SIGNATURES = {
     "source, call_id, choice, kind, turn, started, finish, stop_string, stop_token_ids, parse_error)",
     "Policies": "(*, think, tail, rows, upweight, upweight_as, seed, truncated, unterminated, max_length, overlong, "
     "kind, bad, group_by, columns)",
-    "Profile": "(version, name, vocab_size, id_limit, think_open, think_close, stray_think, lone_close, after_close, tool_open, "
-    "turn_start, assistant_start, turn_end, stop_ids, prompt_start, tail_think, tail_no_think, "
+    "Profile": "(version, name, vocab_size, id_limit, think_open, think_close, stray_think, lone_close, after_close, "
+    "tool_open, turn_start, assistant_start, turn_end, stop_ids, prompt_start, tail_think, tail_no_think, "
     "tokenizer_hash, template_hash)",
     "Row": "(*, input_ids, output_ids, loss_spans, calls, weight, rollout_id, task_id, pair_id, agent, call_id, "
     "kind, status, attempt, turn, reward, source, capture_format, capture_file, capture_record, "

@@ -1,7 +1,9 @@
 """The command line: exit codes, streams, hints, and that what it prints is what the library says."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -296,9 +298,26 @@ def test_a_reader_that_leaves_early_is_no_error():
         assert "Traceback" not in err
 
 
+def test_a_bar_moves_on_a_terminal_only(tmp_path):
+    command = [*TITO, "convert", QWEN3, "-o", str(tmp_path / "rows.parquet")]
+    watched, terminal = pty.openpty()
+    process = subprocess.Popen(command, stderr=terminal, env={**os.environ, "TERM": "xterm"})
+    os.close(terminal)
+    seen = b""
+    # A terminal whose other end is closed gives an error in place of an end.
+    with contextlib.suppress(OSError):
+        while part := os.read(watched, 4096):
+            seen += part
+    os.close(watched)
+    assert process.wait() == 0
+    assert b"\x1b[" in seen
+    assert "━".encode() in seen
+    assert b"36 seen" in seen
+    piped = subprocess.run(command, capture_output=True, check=True)
+    assert b"\x1b" not in piped.stderr + piped.stdout
+
+
 def test_ctrl_c_stops_and_leaves_nothing(tmp_path):
-    fifo = tmp_path / "dump"
-    os.mkfifo(fifo)
     process = subprocess.Popen(
         [*TITO, "convert", "-", "-o", str(tmp_path / "rows.parquet")],
         stdin=subprocess.PIPE,

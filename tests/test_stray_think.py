@@ -1,4 +1,4 @@
-"""A template that never thinks, on a tokenizer that has think tokens: what the model emits all the same is not passed over."""
+"""A template that never thinks, on a tokenizer with think tokens: what the model emits all the same is counted."""
 
 import json
 

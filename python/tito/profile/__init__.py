@@ -39,7 +39,8 @@ class Profile:
 
     Raises `ProfileError` when the fields contradict each other.
 
-    >>> marks = {"think_open": ((5,),), "think_close": ((6,),), "stray_think": (), "tool_open": (), "turn_start": ((1,),)}
+    >>> marks = {"think_open": ((5,),), "think_close": ((6,),), "stray_think": ()}
+    >>> marks |= {"tool_open": (), "turn_start": ((1,),)}
     >>> profile = Profile(
     ...     version=1, name="tiny", vocab_size=8, id_limit=8, **marks, lone_close=True, after_close=(7,),
     ...     assistant_start=((1, 3, 7),), turn_end=((2,),), stop_ids=(2,), prompt_start=(1,), tail_think=(1, 3, 7),

@@ -129,7 +129,16 @@ def _thinking(data: Mapping[str, Any]) -> Iterable[str]:
     tokens = counts["tokens"]
     used = tokens["sampled"] - tokens["skipped"]
     yield f"{tokens['thinking']:,} ids, {percent(tokens['thinking'], used)} of what the used calls sampled"
-    names = ("absent", "unterminated", "odd", "split_marker", "open_think_tail", "tail_unknown", "history_stripped")
+    names = (
+        "absent",
+        "unterminated",
+        "odd",
+        "split_marker",
+        "open_think_tail",
+        "tail_unknown",
+        "history_stripped",
+        "history_left",
+    )
     rest = {name: think[name] for name in names if think[name]}
     found = f"a span in {think['stripped']:,} of {_many(think['seen'], 'output')}"
     yield f"{found}; {_by_name(rest)}" if rest else found

@@ -75,6 +75,11 @@ def _think(data: Mapping[str, Any]) -> Iterable[str]:
             f"tail_unknown: {think['tail_unknown']:,} prompts end in no tail of the profile and were left as they are, "
             "though --tail no-think was asked. Look at them with `tito show`"
         )
+    if left := think["history_left"]:
+        yield (
+            f"history_left: {left:,} earlier turns in prompts keep a think marker that is never closed, "
+            "or that no rule explains. Look at them with `tito show`"
+        )
     if think["odd"]:
         yield f"odd_markers: {think['odd']:,} outputs hold a think marker that no rule explains; it was left in place"
     if think["unterminated"] and policy == "keep":
