@@ -1,0 +1,66 @@
+"""Peak memory does not follow the size of the dump; one long line costs three times itself and some."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dumps
+import pytest
+import runs
+
+ROOT = Path(__file__).parents[1]
+MIB = 1 << 20
+CHILD = """
+import sys
+from tito import _core
+_core.convert(sys.argv[1], _core.Progress())
+# Not ru_maxrss: a process inherits the peak of the one that started it.
+status = dict(line.split(":") for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) * 1024)
+"""
+
+
+def peak(inputs, output, **options):
+    """Peak resident bytes of a process that does nothing else."""
+    text = runs.options_json(inputs, output, **options)
+    return int(subprocess.run([sys.executable, "-c", CHILD, text], check=True, capture_output=True, text=True).stdout)
+
+
+def make(path, size, form):
+    command = [sys.executable, str(ROOT / "benches" / "corpus.py"), str(path), "--size", size, "--form", form]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("form", ["A", "B"])
+def test_memory_does_not_follow_the_dump(tmp_path, form, workers):
+    small, large = make(tmp_path / "s.jsonl", "40MB", form), make(tmp_path / "l.jsonl", "160MB", form)
+    options = {"think": "strip", "workers": workers}
+    peaks = [peak(dump, tmp_path / "o.parquet", **options) for dump in (small, large)]
+    assert peaks[1] - peaks[0] < 16 * MIB, [n / MIB for n in peaks]
+    print([n / MIB for n in peaks])
+
+
+@pytest.mark.parametrize("shape", ["call", "skipped string", "trajectory"])
+def test_one_line_of_a_hundred_megabytes(tmp_path, shape):
+    size = 100_000_000
+    header, tail = "151644,872,198,", "151645,198,151644,77091,198"
+    with (tmp_path / "d.jsonl").open("w") as file:
+        if shape == "call":
+            ids = header + "123456," * (size // 7) + tail
+            file.write(f'{{"prompt_ids":[{ids}],"output_ids":[5,151645]}}\n')
+        elif shape == "skipped string":
+            file.write(f'{{"routed_experts":"{"A" * size}","prompt_ids":[{header}{tail}],"output_ids":[5,151645]}}\n')
+        else:
+            file.write('{"agent_id":"a","feature_id":1,"messages":[{"role":"user","content":""}')
+            for n in range(100):
+                ids = header + f"{1000 + n}," + "1234," * (size // 500) + tail
+                capture = f'{{"prompt_token_ids":[{ids}],"output_token_ids":[5,151645]}}'
+                file.write(f',{{"role":"assistant","extra":{{"token_capture":{capture}}}}}')
+            file.write("]}\n")
+        file.write(dumps.line(1))
+    length = (tmp_path / "d.jsonl").stat().st_size
+    options = {} if shape != "trajectory" else {"bad": "skip"}
+    used = peak(tmp_path / "d.jsonl", tmp_path / "o.parquet", workers=2, **options)
+    assert used < 64 * MIB + 3 * length, used / MIB
