@@ -7,6 +7,7 @@ use crate::rows::Text;
 use chrono::{DateTime, NaiveDateTime};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Why a call gives no row. A closed list, in the order of reports; a call has one reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -180,6 +181,19 @@ impl Who {
     }
 }
 
+/// A list of stop ids; what is no id is passed over.
+///
+/// # Errors
+/// A fault of the JSON.
+pub fn stop_ids(c: &mut Cursor<'_>) -> Result<Arc<[Id]>, Fault> {
+    let mut ids = Vec::new();
+    c.array::<Fault>(|c, _| {
+        ids.extend(c.scalar()?.int());
+        Ok(())
+    })?;
+    Ok(ids.into())
+}
+
 /// A name: a string, or a whole number written out.
 ///
 /// # Errors
@@ -245,8 +259,10 @@ pub struct Call {
     pub finish: Finish,
     /// Whether a stop string ended the output (its last id is then an ordinary one).
     pub stop_string: bool,
-    /// An id beyond the profile's that ended the output, or that the request named.
-    pub stop_ids: Vec<Id>,
+    /// The id that ended the output, where the engine says it.
+    pub stop_id: Option<Id>,
+    /// Ids beyond the profile's that the request named; shared by the choices of a reply.
+    pub stop_ids: Arc<[Id]>,
     /// The engine's id of the response.
     pub call_id: Option<Text>,
     /// Index of the choice.

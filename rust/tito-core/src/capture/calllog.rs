@@ -1,7 +1,7 @@
 //! Call logs: one line a call, `{session_id, task_id, agent, turn, started, request, response}`, or `stream` (the raw
 //! server-sent events as one string) in place of `response`. Also what stands alone: a bare reply, a bare stream.
 
-use super::call::{Bad, Call, Parsed, Piece, Skip, Who, seconds, text};
+use super::call::{Bad, Call, Parsed, Piece, Skip, Who, seconds, stop_ids, text};
 use super::response::Response;
 use super::{Origin, Record};
 use crate::json::{Cursor, Fault};
@@ -29,10 +29,7 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
             b"request" => {
                 c.object::<Fault>(|c, key| {
                     if key == b"stop_token_ids" {
-                        c.array::<Fault>(|c, _| {
-                            call.stop_ids.extend(c.scalar()?.int());
-                            Ok(())
-                        })?;
+                        call.stop_ids = stop_ids(c)?;
                     }
                     Ok(())
                 })?;
@@ -83,7 +80,11 @@ pub(super) fn read_bare<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record:
 /// Reads a file of server-sent events: one reply up to each `[DONE]`.
 pub(super) fn read_events(mut events: &[u8], parsed: &mut Parsed<'_>, origin: &Origin) {
     let mut number = 0;
-    while !events.trim_ascii().is_empty() {
+    loop {
+        events = events.trim_ascii_start();
+        if events.is_empty() {
+            return;
+        }
         number += 1;
         let record = Record { origin, number };
         let mut response = Response::default();

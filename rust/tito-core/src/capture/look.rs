@@ -63,7 +63,7 @@ pub(super) fn look(
                 if first_line_is_whole(line) {
                     return Ok(judge(line, forced, LINES));
                 }
-                // A broken first line of JSONL is followed by another record; the second line of a document is indented.
+                // A broken first line of JSONL is followed by a line that is a record; no line of a document is one.
                 let next = end + next.start..end + next.end;
                 if text[next.start] != b'{' || line.trim_ascii() == b"[" {
                     return read_all_and_judge(head, reader, start, forced);
@@ -71,6 +71,10 @@ pub(super) fn look(
                 if next.end == text.len() && !ended {
                     ended = head.read_from(reader, READ_BYTES)? == 0;
                     continue;
+                }
+                let mut cursor = Cursor::new(&text[next.clone()]);
+                if cursor.skip().is_err() || !cursor.at_end() {
+                    return read_all_and_judge(head, reader, start, forced);
                 }
                 return Ok(judge(&text[next], forced, LINES));
             }

@@ -4,7 +4,7 @@
 //! are read too.
 
 use super::Record;
-use super::call::{Bad, Call, Finish, Parsed, Piece, Who, seconds, text};
+use super::call::{Bad, Call, Finish, Parsed, Piece, Who, seconds, stop_ids, text};
 use super::response::floats;
 use crate::json::{Cursor, Fault};
 
@@ -63,10 +63,7 @@ fn small_key(c: &mut Cursor<'_>, key: &[u8], call: &mut Call, who: &mut Who) -> 
         b"finish" | b"finish_reason" => call.finish = c.text_value()?.map_or(Finish::Unknown, |w| Finish::parse(&w)),
         b"stop_string" => call.stop_string = c.text_value()?.is_some(),
         b"stop_token_ids" => {
-            c.array::<Fault>(|c, _| {
-                call.stop_ids.extend(c.scalar()?.int());
-                Ok(())
-            })?;
+            call.stop_ids = stop_ids(c)?;
         }
         b"call_id" | b"id" => call.call_id = text(c)?.or(call.call_id.take()),
         b"choice" => call.choice = c.scalar()?.int().unwrap_or(0),

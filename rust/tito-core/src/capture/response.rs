@@ -289,7 +289,7 @@ impl Response {
             call.failed |= self.failed || choice.finish == Finish::Failed;
             call.finish = choice.finish;
             call.stop_string |= choice.stop_string;
-            call.stop_ids.extend(choice.stop_id);
+            call.stop_id = choice.stop_id;
             let from_choice = choice.prompt.take().map(|(_, read, key)| (read, key));
             let from_sglext = self.sglext_prompt.clone().map(|read| (read, "sglext.input_ids"));
             if let Some((read, key)) = self.prompt.clone().or(from_choice).or(from_sglext) {
@@ -371,7 +371,7 @@ impl Response {
                     })?;
                     call.finish = choice.finish;
                     call.stop_string = choice.stop_string;
-                    call.stop_ids.extend(choice.stop_id);
+                    call.stop_id = choice.stop_id;
                 }
                 _ => {}
             }

@@ -448,7 +448,8 @@ fn is_truncated(known: Option<&Known>, call: &Call, output: &[Id], counts: &mut 
     match known {
         Some(known) => {
             counts.judged_by_id += 1;
-            !(call.stop_string || ends_in(&known.profile.stop_ids) || ends_in(&call.stop_ids))
+            let told = call.stop_id.is_some_and(|id| ends_in(&[id]));
+            !(call.stop_string || told || ends_in(&known.profile.stop_ids) || ends_in(&call.stop_ids))
         }
         None => {
             counts.judged_by_finish += 1;

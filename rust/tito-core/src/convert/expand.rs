@@ -69,7 +69,7 @@ pub fn expand(plan: &Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Resu
             max_id: prompt.iter().chain(*output).copied().max().unwrap_or(-1),
             finish: facts.finish.as_deref().map_or(Finish::Unknown, Finish::parse),
             stop_string: facts.stop_string,
-            stop_ids: facts.stop_token_ids,
+            stop_ids: facts.stop_token_ids.into(),
             call_id: facts.call_id,
             choice: facts.choice,
             kind: facts.kind,
