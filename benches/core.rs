@@ -203,11 +203,9 @@ fn batch(turns: Vec<Turn>) -> Batch {
         lists.values.extend_from_slice(ids);
         lists.ranges.push(start..lists.values.len());
     };
-    let mut before: &[Id] = &[];
     for Turn { rollout, turn, prompt, said } in &turns {
         push(&mut batch.input_ids, prompt);
         push(&mut batch.output_ids, said);
-        batch.shared.push(before.iter().zip(prompt).take_while(|(a, b)| a == b).count());
         batch.meta.push(RowMeta {
             loss_spans: None,
             calls: None,
@@ -229,7 +227,6 @@ fn batch(turns: Vec<Turn>) -> Batch {
             capture_hash: [*turn as u8; 16],
             flags: 2,
         });
-        before = prompt;
     }
     batch
 }

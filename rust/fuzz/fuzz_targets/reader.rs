@@ -42,17 +42,13 @@ fn plain(parsed: &Parsed<'_>, call: &Call) -> Plain {
     for ids in [&prompt, &output].into_iter().flatten() {
         assert!(ids.iter().all(|id| (0..=call.max_id).contains(id)), "an id beyond 0..={}", call.max_id);
     }
-    if let (Some((earlier, n)), Some(prompt)) = (&call.shared, &prompt) {
-        let earlier = &parsed.prompts.values[earlier.clone()];
-        assert_eq!(earlier[..*n], prompt[..*n], "a shared prefix that is none");
-    }
-    let rest = Call { prompt: None, output: None, logprobs: None, shared: None, max_id: 0, ..call.clone() };
+    let rest = Call { prompt: None, output: None, logprobs: None, max_id: 0, ..call.clone() };
     (prompt, output, logprobs, rest)
 }
 
 fn read_file(from: Option<&str>) -> Result<(), tito_core::Error> {
     let named = [FILE.to_string_lossy().into_owned()];
-    let mut sources = Sources::new(&named, from, None, Arc::new(AtomicU64::new(0)))?;
+    let mut sources = Sources::new(&named, from, Arc::new(AtomicU64::new(0)))?;
     while let Some(unit) = sources.next_unit(Unit::default())? {
         let mut parsed = Parsed::default();
         parse(&unit, &mut parsed);

@@ -107,11 +107,6 @@ fn batch(rows: &[Row], optional: OptionalColumns) -> Batch {
         push(&mut logprobs.0, row.gap, &row.probabilities());
         logprobs.1.push(row.logprobs);
         batch.meta.push(row.meta.clone());
-        batch.shared.push(0);
-    }
-    for pair in 1..rows.len() {
-        let (before, after) = (&rows[pair - 1].input, &rows[pair].input);
-        batch.shared[pair] = before.iter().zip(after).take_while(|(a, b)| a == b).count();
     }
     if optional == ALL {
         batch.loss_mask = Some(mask);

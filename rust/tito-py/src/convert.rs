@@ -153,7 +153,7 @@ pub fn call_ids<'py>(
     from_format: Option<&str>,
 ) -> PyResult<Bound<'py, PyList>> {
     let shown = PyList::empty(py);
-    let sources = Sources::new(&[path.to_owned()], from_format, None, Arc::new(AtomicU64::new(0)));
+    let sources = Sources::new(&[path.to_owned()], from_format, Arc::new(AtomicU64::new(0)));
     let mut sources = sources.map_err(|e| raise(py, &e))?;
     let mut unit = Unit::default();
     while shown.len() < limit {

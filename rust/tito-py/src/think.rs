@@ -6,7 +6,7 @@ use arrow::array::{Array, ArrayData, GenericListArray, Int32Array, ListArray, Of
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
 use arrow_pyarrow::{FromPyArrow, ToPyArrow};
-use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString};
 use std::sync::{Arc, LazyLock};
@@ -17,6 +17,8 @@ use tito_core::ids::{Id, Profile, loss};
 #[pyclass(frozen, module = "tito._core")]
 pub struct ThinkRule {
     rule: think::ThinkRule,
+    name: String,
+    limit: Id,
 }
 
 #[pymethods]
@@ -24,7 +26,7 @@ impl ThinkRule {
     #[new]
     fn new(py: Python<'_>, profile_json: &str) -> PyResult<Self> {
         let profile = Profile::from_json(profile_json).map_err(|e| raise(py, &e))?;
-        Ok(Self { rule: think::ThinkRule::new(&profile) })
+        Ok(Self { rule: think::ThinkRule::new(&profile), name: profile.name, limit: profile.id_limit })
     }
 }
 
@@ -92,8 +94,10 @@ impl std::fmt::Display for PyWord {
 /// What an output is searched with.
 struct Search<'a> {
     rule: &'a think::ThinkRule,
-    /// Ids from here on are not of the guessed family.
-    limit: Option<Id>,
+    /// Ids from here on are not of the family.
+    limit: Id,
+    /// Its name; none when it is a guess.
+    name: Option<&'a str>,
 }
 
 /// The rule behind a `profile` argument: a Profile of ours keeps its own, made at first use.
@@ -104,7 +108,7 @@ fn with_rule<T>(
 ) -> PyResult<T> {
     match profile {
         None => match &*GUESS {
-            Some((rule, limit)) => work(Search { rule, limit: Some(*limit) }),
+            Some((rule, limit)) => work(Search { rule, limit: *limit, name: None }),
             None => Err(usage(py, "the built-in profile does not read", "name one with profile=")),
         },
         Some(profile) => {
@@ -112,7 +116,7 @@ fn with_rule<T>(
                 usage(py, "profile: not a tito.Profile", "make one with tito.Profile.named or from_tokenizer")
             })?;
             let rule = owner.cast::<ThinkRule>()?.get();
-            work(Search { rule: &rule.rule, limit: None })
+            work(Search { rule: &rule.rule, limit: rule.limit, name: Some(&rule.name) })
         }
     }
 }
@@ -120,23 +124,27 @@ fn with_rule<T>(
 impl Search<'_> {
     /// Refuses what is no id, and ids of another family where the profile is a guess.
     fn check(&self, py: Python<'_>, ids: &[Id], name: &str) -> PyResult<()> {
-        let limit = self.limit.unwrap_or(Id::MAX);
         // As unsigned numbers negative ones are above the limit too. Without an early exit this vectorises; the position
         // is looked for only when something is wrong.
-        if !ids.iter().fold(false, |any, id| any | (*id as u32 > limit as u32 - 1)) {
+        let limit = self.limit as u32;
+        if !ids.iter().fold(false, |any, id| any | (*id as u32 >= limit)) {
             return Ok(());
         }
-        let Some(at) = ids.iter().position(|id| *id < 0 || self.limit.is_some_and(|limit| *id >= limit)) else {
-            return Ok(());
-        };
-        if ids[at] < 0 {
-            return Err(usage(py, format!("{name}: {} is no id", ids[at]), crate::arrays::HINT));
+        let at = ids.iter().position(|id| *id as u32 >= limit).unwrap_or(0);
+        let id = ids[at];
+        match self.name {
+            _ if id < 0 => Err(usage(py, format!("{name}: {id} is no id"), crate::arrays::HINT)),
+            Some(profile) => Err(usage(
+                py,
+                format!("{name}: id {id} at position {at} is beyond the {limit} ids of profile {profile}"),
+                "give the profile of the tokenizer that made the ids",
+            )),
+            None => Err(usage(
+                py,
+                format!("id {id} at position {at} is not a Qwen3 id, and without profile= Qwen3 is assumed"),
+                "name the family: profile=tito.Profile.named(\"qwen3.5\"), or tito.Profile.from_tokenizer(DIR)",
+            )),
         }
-        Err(usage(
-            py,
-            format!("id {} at position {at} is not a Qwen3 id, and without profile= Qwen3 is assumed", ids[at]),
-            "name the family: profile=tito.Profile.named(\"qwen3.5\"), or tito.Profile.from_tokenizer(DIR)",
-        ))
     }
 }
 
@@ -322,31 +330,34 @@ fn detached<T: Send>(py: Python<'_>, ids: usize, work: impl FnOnce() -> T + Send
 fn weights(py: Python<'_>, prompt: usize, output: usize, loss_spans: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<f32>> {
     let length = prompt + output;
     let Some(spans) = loss_spans else { return Ok(loss::weights(length, [(prompt..length, 1.0)])) };
-    let array = py.import("numpy")?.call_method1("asarray", (spans, "float64"))?;
-    let array = array.call_method1(
-        "reshape",
-        (-1, if array.len()? == 0 { 3 } else { array.getattr("shape")?.get_item(-1)?.extract()? }),
-    )?;
-    let array = array.cast_into::<PyArray2<f64>>().map_err(PyErr::from)?;
-    let array = array.readonly();
-    let columns = array.shape()[1];
-    if !(2..=3).contains(&columns) {
-        return Err(usage(
-            py,
-            format!("loss_spans: {columns} columns"),
-            "a span is (start, end) or (start, end, weight)",
-        ));
-    }
-    let mut spans = Vec::new();
-    for row in array.as_array().rows() {
-        let (start, end) = (row[0], row[1]);
-        if start < 0.0 || end < start || end > length as f64 || start.fract() != 0.0 || end.fract() != 0.0 {
-            let message = format!("loss_spans: [{start}, {end}) is not inside the {length} ids of the row");
-            return Err(usage(py, message, "spans are half-open and count from the start of input_ids"));
+    const HINT: &str = "a span is (start, end), (start, end, weight) or a mapping of these names; spans do not overlap";
+    let mut taken: Vec<(std::ops::Range<usize>, f32)> = Vec::new();
+    // A row has a handful of spans; readers hand them as arrays, tuples or dicts.
+    for span in spans.try_iter()? {
+        let span = span?;
+        let (start, end, weight): (f64, f64, f64) = if span.hasattr("keys")? {
+            (span.get_item("start")?.extract()?, span.get_item("end")?.extract()?, span.get_item("weight")?.extract()?)
+        } else {
+            match span.len()? {
+                2 => (span.get_item(0)?.extract()?, span.get_item(1)?.extract()?, 1.0),
+                3 => (span.get_item(0)?.extract()?, span.get_item(1)?.extract()?, span.get_item(2)?.extract()?),
+                n => return Err(usage(py, format!("loss_spans: a span of {n} values"), HINT)),
+            }
+        };
+        let inside = start >= 0.0 && end >= start && end <= length as f64 && start.fract() == 0.0 && end.fract() == 0.0;
+        if !inside || !weight.is_finite() {
+            let message =
+                format!("loss_spans: [{start}, {end}) of weight {weight} does not fit the {length} ids of the row");
+            return Err(usage(py, message, HINT));
         }
-        spans.push((start as usize..end as usize, if columns == 3 { row[2] as f32 } else { 1.0 }));
+        taken.push((start as usize..end as usize, weight as f32));
     }
-    Ok(loss::weights(length, spans))
+    taken.sort_by_key(|(span, _)| span.start);
+    if let Some(pair) = taken.windows(2).find(|pair| pair[1].0.start < pair[0].0.end) {
+        let message = format!("loss_spans: {:?} and {:?} overlap", pair[0].0, pair[1].0);
+        return Err(usage(py, message, HINT));
+    }
+    Ok(loss::weights(length, taken))
 }
 
 /// See `_core.pyi`.

@@ -194,28 +194,52 @@ pub fn stop_ids(c: &mut Cursor<'_>) -> Result<Arc<[Id]>, Fault> {
     Ok(ids.into())
 }
 
-/// A name: a string, or a whole number written out.
+/// A name: a string, or a number as it is written (long ones do not fit a float).
 ///
 /// # Errors
 /// A fault of the JSON.
 pub fn text(c: &mut Cursor<'_>) -> Result<Option<Text>, Fault> {
-    Ok(c.scalar()?.into_text().filter(|t| !t.is_empty()).map(Text::from))
+    if matches!(c.peek(), Some(b'-' | b'0'..=b'9')) {
+        return Ok(std::str::from_utf8(c.raw()?).ok().map(Text::from));
+    }
+    Ok(c.text_value()?.filter(|t| !t.is_empty()).map(|t| Text::from(&*t)))
 }
 
-/// The schema's word for a status of some harness.
+/// A turn: a whole number from 0.
+///
+/// # Errors
+/// A fault of the JSON.
+pub fn turn(c: &mut Cursor<'_>) -> Result<Option<i32>, Fault> {
+    Ok(c.scalar()?.int().filter(|turn| *turn >= 0))
+}
+
+/// The schema's word for a status of some harness, by its words: `LimitsExceeded` is `limits`.
 #[must_use]
-pub fn status(word: &str) -> &'static str {
-    let word = word.to_ascii_lowercase();
-    match word.as_str() {
-        "ok" | "submitted" | "completed" | "complete" | "success" | "done" | "finished" | "passed" => "ok",
-        "infra_error" | "agent_error" | "limits" | "format" => {
-            ["infra_error", "agent_error", "limits", "format"].into_iter().find(|w| *w == word).unwrap_or("unknown")
+pub fn status(status: &str) -> &'static str {
+    let mut words: Vec<String> = Vec::new();
+    let mut lower = false;
+    for c in status.chars() {
+        if !c.is_alphanumeric() || words.is_empty() || (lower && c.is_uppercase()) {
+            words.push(String::new());
         }
-        _ if word.contains("infra") || word.contains("provider") => "infra_error",
-        _ if word.contains("limit") || word.contains("timeout") || word.contains("context") => "limits",
-        _ if word.contains("format") => "format",
-        _ if word.contains("error") || word.contains("exception") || word.contains("fail") => "agent_error",
-        _ => "unknown",
+        if let Some(word) = words.last_mut().filter(|_| c.is_alphanumeric()) {
+            word.extend(c.to_lowercase());
+        }
+        lower = c.is_lowercase();
+    }
+    let has = |known: &[&str]| words.iter().any(|word| known.contains(&word.as_str()));
+    if has(&["infra", "infrastructure", "provider"]) {
+        "infra_error"
+    } else if has(&["limit", "limits", "timeout", "overflow"]) {
+        "limits"
+    } else if has(&["format"]) {
+        "format"
+    } else if has(&["error", "exception", "failed", "failure"]) {
+        "agent_error"
+    } else if has(&["ok", "submitted", "completed", "complete", "success", "done", "finished", "passed"]) {
+        "ok"
+    } else {
+        "unknown"
     }
 }
 
@@ -247,8 +271,6 @@ impl Bad {
 pub struct Call {
     /// Range of the prompt in the arena; null when the capture has none.
     pub prompt: Option<Range<usize>>,
-    /// A prompt of the arena this one starts like, and for how many ids.
-    pub shared: Option<(Range<usize>, usize)>,
     /// Range of the output in the arena; null when the capture has none.
     pub output: Option<Range<usize>>,
     /// Range of the logprobs in the arena.
@@ -269,7 +291,7 @@ pub struct Call {
     pub choice: i32,
     /// `solver` when the capture does not say.
     pub kind: Option<Text>,
-    /// Turn, when the format says it.
+    /// Turn, when the format says it: from 0.
     pub turn: Option<i32>,
     /// Seconds since the epoch.
     pub started: Option<f64>,
@@ -281,6 +303,8 @@ pub struct Call {
     pub bad: Option<Bad>,
     /// Record in the file, from 1.
     pub record: u64,
+    /// Which reply of the record: choices of one reply are siblings.
+    pub reply: u32,
 }
 
 /// Calls of one rollout that stand together.
@@ -342,7 +366,6 @@ impl Parsed<'_> {
             Ok(Some(list)) => {
                 call.max_id = call.max_id.max(list.max);
                 call.prompt = Some(list.ids);
-                call.shared = list.shared;
             }
             Ok(None) => {}
             Err(fault) => call.bad = call.bad.take().or_else(|| Some(Bad::ids(key, &fault))),

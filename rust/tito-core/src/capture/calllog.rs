@@ -1,7 +1,7 @@
 //! Call logs: one line a call, `{session_id, task_id, agent, turn, started, request, response}`, or `stream` (the raw
 //! server-sent events as one string) in place of `response`. Also what stands alone: a bare reply, a bare stream.
 
-use super::call::{Bad, Call, Parsed, Piece, Skip, Who, seconds, stop_ids, text};
+use super::call::{Bad, Call, Parsed, Piece, Skip, Who, seconds, stop_ids, text, turn};
 use super::response::Response;
 use super::{Origin, Record};
 use crate::json::{Cursor, Fault};
@@ -9,18 +9,18 @@ use crate::json::{Cursor, Fault};
 /// Reads one line of a call log.
 pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
     let mut who = Who::default();
-    let mut call = Call { record: record.number, ..Call::default() };
+    let mut call = record.call();
     let mut response = Response::default();
     let mut known = false;
     c.object::<Fault>(|c, key| {
         match key {
             b"response" => {
-                known = true;
+                c.once(&mut known)?;
                 response.read(c, parsed)?;
             }
             b"stream" => {
                 if c.peek() == Some(b'"') {
-                    known = true;
+                    c.once(&mut known)?;
                     let at = c.pos();
                     let events = c.string_bytes()?;
                     response.read_stream(&events, parsed).map_err(|f| Fault { at, ..f })?;
@@ -34,7 +34,7 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
                     Ok(())
                 })?;
             }
-            b"turn" => call.turn = c.scalar()?.int(),
+            b"turn" => call.turn = turn(c)?,
             b"kind" => call.kind = text(c)?,
             b"call_id" => call.call_id = text(c)?,
             b"started" | b"timestamp" => call.started = call.started.or(seconds(&c.scalar()?)),
@@ -58,10 +58,10 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
 pub(super) fn read_bare<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
     let mut response = Response::default();
     let mut who = Who::default();
-    let mut call = Call { record: record.number, ..Call::default() };
+    let mut call = record.call();
     c.object::<Fault>(|c, key| {
         match key {
-            b"turn" => call.turn = c.scalar()?.int(),
+            b"turn" => call.turn = turn(c)?,
             b"kind" => call.kind = text(c)?,
             b"started" | b"timestamp" => call.started = seconds(&c.scalar()?),
             _ if who.take(key, c)? => {}
@@ -86,7 +86,7 @@ pub(super) fn read_events(mut events: &[u8], parsed: &mut Parsed<'_>, origin: &O
             return;
         }
         number += 1;
-        let record = Record { origin, number };
+        let record = Record { origin, number, item: 0 };
         let mut response = Response::default();
         match response.read_stream(events, parsed) {
             Ok(read) => {

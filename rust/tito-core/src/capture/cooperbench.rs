@@ -19,7 +19,7 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
     c.object::<Fault>(|c, key| {
         match key {
             b"messages" => {
-                known = true;
+                c.once(&mut known)?;
                 messages(c, parsed, record, None)?;
             }
             b"segments" => segments = Some(c.clone()),
@@ -172,7 +172,7 @@ struct Message {
 
 fn message<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<Message, Fault> {
     let mut message = Message::default();
-    let mut call = Call { record: record.number, ..Call::default() };
+    let mut call = record.call();
     let mut captured = false;
     let mut response = None;
     let mut format_error = false;
@@ -243,5 +243,5 @@ fn token_capture<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, call: &mut Cal
         Ok(())
     })?;
     parsed.check_logprobs(call);
-    Ok(call.prompt.is_some() || call.output.is_some() || call.bad.is_some())
+    Ok(call.prompt.is_some() && call.output.is_some() || call.bad.is_some())
 }

@@ -13,24 +13,32 @@ pub(super) struct Input {
     /// Found in a folder: what holds no capture is then passed over and counted.
     pub(super) found: bool,
     pub(super) bytes: u64,
+    /// A file proper: not a pipe, not a device.
+    pub(super) regular: bool,
 }
 
 /// Appends what a name stands for, in a fixed order.
-pub(super) fn expand(name: &str, inputs: &mut Vec<Input>) -> Result<()> {
+pub(super) fn expand(name: &str, inputs: &mut Vec<Input>, left_out: &mut Vec<String>) -> Result<()> {
     if name == "-" {
-        inputs.push(Input { path: None, name: "-".to_owned(), found: false, bytes: 0 });
+        inputs.push(Input { path: None, name: "-".to_owned(), found: false, bytes: 0, regular: false });
         return Ok(());
     }
     let path = Path::new(name);
     if let Ok(meta) = fs::metadata(path) {
         if meta.is_dir() {
             let before = inputs.len();
-            walk(path, inputs)?;
+            walk(path, inputs, left_out)?;
             if inputs.len() == before {
                 return Err(Error::data(Place::file(name), "the folder is empty", "name a folder that holds captures"));
             }
         } else {
-            inputs.push(Input { path: Some(path.to_owned()), name: name.to_owned(), found: false, bytes: meta.len() });
+            inputs.push(Input {
+                path: Some(path.to_owned()),
+                name: name.to_owned(),
+                found: false,
+                bytes: meta.len(),
+                regular: meta.is_file(),
+            });
         }
         return Ok(());
     }
@@ -40,7 +48,7 @@ pub(super) fn expand(name: &str, inputs: &mut Vec<Input>) -> Result<()> {
         let before = inputs.len();
         for found in matches {
             let found = found.map_err(|e| Error::io("read", e.path().to_string_lossy().into_owned())(e.into()))?;
-            expand(&found.to_string_lossy(), inputs)?;
+            expand(&found.to_string_lossy(), inputs, left_out)?;
         }
         if inputs.len() > before {
             return Ok(());
@@ -49,8 +57,8 @@ pub(super) fn expand(name: &str, inputs: &mut Vec<Input>) -> Result<()> {
     Err(Error::io("read", name)(io::Error::from_raw_os_error(2)))
 }
 
-/// All files below a folder, by name; hidden ones and linked folders are left out.
-fn walk(folder: &Path, inputs: &mut Vec<Input>) -> Result<()> {
+/// All files below a folder, by name. Hidden ones are no data; linked folders, dead links and pipes are told of.
+fn walk(folder: &Path, inputs: &mut Vec<Input>, left_out: &mut Vec<String>) -> Result<()> {
     let name = folder.to_string_lossy().into_owned();
     let mut entries: Vec<_> = fs::read_dir(folder)
         .and_then(Iterator::collect::<io::Result<Vec<_>>>)
@@ -63,12 +71,14 @@ fn walk(folder: &Path, inputs: &mut Vec<Input>) -> Result<()> {
         let path = entry.path();
         let kind = entry.file_type().map_err(Error::io("read", path.to_string_lossy()))?;
         if kind.is_dir() {
-            walk(&path, inputs)?;
+            walk(&path, inputs, left_out)?;
         } else if let Ok(meta) = fs::metadata(&path)
             && meta.is_file()
         {
             let name = path.to_string_lossy().into_owned();
-            inputs.push(Input { path: Some(path), name, found: true, bytes: meta.len() });
+            inputs.push(Input { path: Some(path), name, found: true, bytes: meta.len(), regular: true });
+        } else {
+            left_out.push(path.to_string_lossy().into_owned());
         }
     }
     Ok(())

@@ -43,8 +43,17 @@ pub struct Origin {
 pub struct Record<'o> {
     /// The file.
     pub origin: &'o Origin,
-    /// Which one, from 1.
+    /// Which one, from 1: the line, or the item of a list that is the whole file.
     pub number: u64,
+    /// Item of a list that stands on a line.
+    pub item: u32,
+}
+
+impl Record<'_> {
+    /// A call of this record, of which nothing else is known yet.
+    fn call(&self) -> Call {
+        Call { record: self.number, reply: self.item, ..Call::default() }
+    }
 }
 
 /// Reads all records of a unit.
@@ -69,13 +78,14 @@ fn read_lines<'a>(text: &'a [u8], chunk: &Chunk, first: u64, torn_end: bool, par
         };
         let line = text[at..end].trim_ascii();
         if !line.is_empty() {
-            let record = Record { origin: &chunk.origin, number };
+            let record = Record { origin: &chunk.origin, number, item: 0 };
             let mut cursor = Cursor::new(line);
             let before = Mark::of(parsed);
-            if let Err(fault) = read_value(&mut cursor, parsed, &record).and_then(|()| only_one(&mut cursor)) {
-                before.restore(parsed);
+            let read = read_value(&mut cursor, parsed, &record);
+            if let Err(fault) = read.and_then(|_| only_one(&mut cursor).inspect_err(|_| before.restore(parsed))) {
                 let mut bad = Bad::json(&fault);
-                if !whole {
+                // Torn is what would go on; a last line that is wrong in itself is bad like any other.
+                if !whole && Cursor::new(line).skip().is_err_and(|fault| fault.ends_early()) {
                     bad.reason = Skip::TornRecord;
                 }
                 parsed.lose(&record, bad);
@@ -90,14 +100,14 @@ fn read_document<'a>(text: &'a [u8], chunk: &Chunk, parsed: &mut Parsed<'a>) {
     let mut cursor = Cursor::new(text);
     let mut number = 1;
     while !cursor.at_end() {
-        let record = Record { origin: &chunk.origin, number };
-        let before = Mark::of(parsed);
-        if let Err(fault) = read_value(&mut cursor, parsed, &record) {
-            before.restore(parsed);
-            parsed.lose(&record, Bad::json(&fault));
-            return;
+        let record = Record { origin: &chunk.origin, number, item: 0 };
+        match read_value(&mut cursor, parsed, &record) {
+            Ok(items) => number += items,
+            Err(fault) => {
+                parsed.lose(&record, Bad::json(&fault));
+                return;
+            }
         }
-        number += 1;
     }
 }
 
@@ -105,31 +115,30 @@ fn only_one(cursor: &mut Cursor<'_>) -> Result<(), Fault> {
     if cursor.at_end() { Ok(()) } else { Err(Fault { at: cursor.pos(), message: "more text behind the value" }) }
 }
 
-/// Reads a record, or each item of a list of records.
-fn read_value<'a>(cursor: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
-    let read = record.origin.format.read;
-    if cursor.peek() == Some(b'[') {
-        cursor.array::<Fault>(|c, at| {
-            let item = Record { origin: record.origin, number: record.number + at as u64 };
-            read_one(c, parsed, &item, read)
-        })?;
-        return Ok(());
+/// Reads a record, or each item of a list of records; gives how many. What stands before a fault in a list stays.
+fn read_value<'a>(cursor: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<u64, Fault> {
+    let Record { origin, number, .. } = *record;
+    if cursor.peek() != Some(b'[') {
+        return read_one(cursor, parsed, record).map(|()| 1);
     }
-    read_one(cursor, parsed, record, read)
+    let mut items = 0;
+    cursor.array::<Fault>(|c, at| {
+        items = at as u64 + 1;
+        // On a line of its own kind the number is the line's.
+        let (number, item) = if origin.document { (number + at as u64, 0) } else { (number, at as u32) };
+        read_one(c, parsed, &Record { origin, number, item })
+    })?;
+    Ok(items)
 }
 
-fn read_one<'a>(
-    cursor: &mut Cursor<'a>,
-    parsed: &mut Parsed<'a>,
-    record: &Record<'_>,
-    read: sniff::Reader,
-) -> Result<(), Fault> {
-    if cursor.peek() == Some(b'{') {
-        return read(cursor, parsed, record);
+fn read_one<'a>(cursor: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
+    if cursor.peek() != Some(b'{') {
+        cursor.skip()?;
+        parsed.lose(record, Bad::unknown("not a JSON object"));
+        return Ok(());
     }
-    cursor.skip()?;
-    parsed.lose(record, Bad::unknown("not a JSON object"));
-    Ok(())
+    let before = Mark::of(parsed);
+    (record.origin.format.read)(cursor, parsed, record).inspect_err(|_| before.restore(parsed))
 }
 
 /// The lengths of what was parsed: a record that turns out broken leaves nothing behind.

@@ -4,24 +4,24 @@
 //! are read too.
 
 use super::Record;
-use super::call::{Bad, Call, Finish, Parsed, Piece, Who, seconds, stop_ids, text};
+use super::call::{Bad, Call, Finish, Parsed, Piece, Who, seconds, stop_ids, text, turn};
 use super::response::floats;
 use crate::json::{Cursor, Fault};
 
 /// Reads one line.
 pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
     let mut who = Who::default();
-    let mut call = Call { record: record.number, ..Call::default() };
+    let mut call = record.call();
     let mut known = (false, false);
     c.object::<Fault>(|c, key| {
         match key {
             b"prompt_ids" | b"input_ids" => {
-                known.0 = true;
+                c.once(&mut known.0)?;
                 let read = parsed.prompts.read_like_before(c)?;
                 parsed.set_prompt(&mut call, read, if key == b"prompt_ids" { "prompt_ids" } else { "input_ids" });
             }
             b"output_ids" => {
-                known.1 = true;
+                c.once(&mut known.1)?;
                 let read = parsed.outputs.read(c)?;
                 parsed.set_output(&mut call, read, "output_ids");
             }
@@ -68,7 +68,7 @@ fn small_key(c: &mut Cursor<'_>, key: &[u8], call: &mut Call, who: &mut Who) -> 
         b"call_id" | b"id" => call.call_id = text(c)?.or(call.call_id.take()),
         b"choice" => call.choice = c.scalar()?.int().unwrap_or(0),
         b"kind" => call.kind = text(c)?,
-        b"turn" => call.turn = c.scalar()?.int(),
+        b"turn" => call.turn = turn(c)?,
         b"started" | b"timestamp" => call.started = seconds(&c.scalar()?),
         b"parse_error" => call.parse_error = c.scalar()?.is_true(),
         b"error" => call.failed |= !matches!(c.raw()?, b"null" | b"false" | b"\"\""),

@@ -22,6 +22,7 @@ pub struct Response {
     choices: Vec<Choice>,
     usage_prompt: Option<u64>,
     usage_completion: Option<u64>,
+    odd_usage: bool,
     failed: bool,
     seen: bool,
 }
@@ -94,7 +95,7 @@ impl Response {
                 }
             }
             b"choices" => {
-                self.seen = true;
+                c.once(&mut self.seen)?;
                 c.array(|c, at| self.choice(c, at, parsed))?;
             }
             b"sglext" => {
@@ -125,8 +126,8 @@ impl Response {
             b"usage" => {
                 c.object::<Fault>(|c, key| {
                     match key {
-                        b"prompt_tokens" => self.usage_prompt = whole(&c.scalar()?),
-                        b"completion_tokens" => self.usage_completion = whole(&c.scalar()?),
+                        b"prompt_tokens" => self.usage_prompt = self.count(c)?,
+                        b"completion_tokens" => self.usage_completion = self.count(c)?,
                         _ => {}
                     }
                     Ok(())
@@ -135,6 +136,14 @@ impl Response {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A number of tokens; null is none, anything else is a lie to be told.
+    fn count(&mut self, c: &mut Cursor<'_>) -> Result<Option<u64>, Fault> {
+        let raw = c.raw()?;
+        let count = std::str::from_utf8(raw).ok().and_then(|text| text.parse().ok());
+        self.odd_usage |= count.is_none() && raw != b"null";
+        Ok(count)
     }
 
     fn choice<'a>(&mut self, c: &mut Cursor<'a>, at: usize, parsed: &mut Parsed<'a>) -> Result<(), Fault> {
@@ -196,6 +205,9 @@ impl Response {
             }
             Ok(())
         })?;
+        if !c.at_end() {
+            return Err(Fault { at: c.pos(), message: "more text behind the value" });
+        }
         // Each choice's first chunk repeats the prompt; one is enough.
         if self.prompt.is_none() && !matches!(root_prompt, Ok(None)) {
             self.prompt = Some((root_prompt, "prompt_token_ids"));
@@ -333,6 +345,9 @@ impl Response {
     }
 
     fn usage_mismatch(&self, calls: &[Call], arena: &[Id]) -> Option<String> {
+        if self.odd_usage {
+            return Some("usage holds a number of tokens that is no whole number".to_owned());
+        }
         let outputs: Option<u64> = calls.iter().map(|call| call.output.as_ref().map(|ids| ids.len() as u64)).sum();
         if let (Some(said), Some(seen)) = (self.usage_completion, outputs)
             && said != seen
@@ -348,6 +363,8 @@ impl Response {
         prompts.dedup();
         let different: u64 = prompts.iter().map(|ids| ids.len() as u64).sum();
         let said = self.usage_prompt?;
+        // Only choices with prompts of their own may have been sent as several prompts.
+        let all = if self.prompt.is_some() { first } else { all };
         (![first, different, all].contains(&said))
             .then(|| format!("usage.prompt_tokens is {said}, the prompt holds {first} ids"))
     }
@@ -357,6 +374,8 @@ impl Response {
     /// # Errors
     /// A fault of the JSON.
     pub fn describe(c: &mut Cursor<'_>, call: &mut Call) -> Result<(), Fault> {
+        let mut counts = Self::default();
+        let mut choices = 0;
         c.object::<Fault>(|c, key| {
             match key {
                 b"id" => call.call_id = text(c)?,
@@ -364,6 +383,7 @@ impl Response {
                 b"choices" => {
                     let mut choice = Choice::new(0);
                     c.array::<Fault>(|c, at| {
+                        choices += 1;
                         if at == 0 {
                             c.object::<Fault>(|c, key| stop_key(&mut choice, c, key))?;
                         }
@@ -373,10 +393,18 @@ impl Response {
                     call.stop_string = choice.stop_string;
                     call.stop_id = choice.stop_id;
                 }
+                b"usage" => counts.small_key(c, key)?,
                 _ => {}
             }
             Ok(())
         })?;
+        if choices == 1
+            && let (Some(said), Some(output)) = (counts.usage_completion, &call.output)
+            && said != output.len() as u64
+        {
+            let message = format!("usage.completion_tokens is {said}, the outputs hold {} ids", output.len());
+            call.bad = call.bad.take().or(Some(Bad { reason: Skip::UsageMismatch, position: None, message }));
+        }
         Ok(())
     }
 
@@ -385,10 +413,6 @@ impl Response {
     pub fn is_reply(&self) -> bool {
         self.seen || self.failed || self.prompt.is_some()
     }
-}
-
-fn whole(value: &Scalar<'_>) -> Option<u64> {
-    value.number().filter(|n| *n >= 0.0 && n.fract() == 0.0).map(|n| n as u64)
 }
 
 fn stop_key(choice: &mut Choice, c: &mut Cursor<'_>, key: &[u8]) -> Result<(), Fault> {

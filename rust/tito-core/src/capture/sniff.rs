@@ -3,6 +3,7 @@
 use super::call::Parsed;
 use super::{Record, calllog, cooperbench, native};
 use crate::json::{Cursor, Fault};
+use std::fmt;
 
 /// Reads one record.
 pub type Reader = for<'a> fn(&mut Cursor<'a>, &mut Parsed<'a>, &Record<'_>) -> Result<(), Fault>;
@@ -53,7 +54,7 @@ pub static FORMATS: [Format; 4] = [
     Format {
         name: "native",
         about: "the project's own lines: prompt_ids (or input_ids) and output_ids with flat metadata",
-        looks: |k| k.has("output_ids") && (k.has("prompt_ids") || k.has("input_ids")),
+        looks: |k| k.has("output_ids") && (k.has("prompt_ids") || k.has("input_ids")) && !k.has("capture_hash"),
         read: native::read,
     },
     Format {
@@ -85,8 +86,35 @@ const KNOWN_BY_NAME: [(&str, Looking); 7] = [
 pub(super) enum Looks {
     /// A format that is read.
     Like(&'static Format),
-    /// No format that is read; what it may be, or the keys that were seen.
-    Unknown(String),
+    /// No format that is read.
+    Unknown(NoFormat),
+}
+
+/// Why a file gives no calls.
+#[derive(Debug)]
+pub(super) enum NoFormat {
+    /// Captures of a format that is known and not read: passing them over would lose them.
+    Unread(&'static str),
+    /// Rows that were made of captures.
+    Rows,
+    /// Nothing that is known; what was seen.
+    Other(String),
+}
+
+impl NoFormat {
+    pub(super) fn is_unread(&self) -> bool {
+        matches!(self, Self::Unread(_))
+    }
+}
+
+impl fmt::Display for NoFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unread(name) => write!(f, "looks like {name}, which is not read"),
+            Self::Rows => write!(f, "holds rows, not captures: their masks and weights would be lost"),
+            Self::Other(what) => write!(f, "{what}"),
+        }
+    }
 }
 
 /// Finds the format of a record (or of the first item of a list of records).
@@ -103,16 +131,19 @@ pub(super) fn sniff(text: &[u8]) -> Looks {
         return Looks::Like(format);
     }
     if let Some((name, _)) = KNOWN_BY_NAME.iter().find(|(_, looks)| looks(&keys)) {
-        return Looks::Unknown(format!("looks like {name}, which is not read"));
+        return Looks::Unknown(NoFormat::Unread(name));
+    }
+    if keys.has("capture_hash") && keys.has("output_ids") {
+        return Looks::Unknown(NoFormat::Rows);
     }
     let mut seen: Vec<_> = keys.keys.iter().take(12).map(|k| String::from_utf8_lossy(k).into_owned()).collect();
     if keys.keys.len() > 12 {
         seen.push("...".to_owned());
     }
-    Looks::Unknown(match seen.is_empty() {
+    Looks::Unknown(NoFormat::Other(match seen.is_empty() {
         true => "is not JSON with keys".to_owned(),
         false => format!("holds no capture that is known (keys: {})", seen.join(", ")),
-    })
+    }))
 }
 
 fn take_keys(c: &mut Cursor<'_>, keys: &mut Keys) -> Result<(), Fault> {

@@ -64,6 +64,12 @@ pub struct InputFile {
     pub format: Option<&'static str>,
 }
 
+impl InputFile {
+    fn passed_over(file: String) -> Self {
+        Self { file, bytes: 0, hash: String::new(), format: None }
+    }
+}
+
 /// Counts and hashes what passes.
 struct Hashing<R> {
     inner: R,
@@ -97,7 +103,9 @@ impl Opened {
     fn open(mut raw: Raw) -> io::Result<Self> {
         let mut magic = Vec::with_capacity(4);
         (&mut raw).take(4).read_to_end(&mut magic)?;
-        let (gzip, zstd) = (magic.starts_with(&[0x1f, 0x8b]), magic == [0x28, 0xb5, 0x2f, 0xfd]);
+        // A zstd file may start with a frame to be skipped, as parallel compressors write it.
+        let skippable = magic.len() == 4 && magic[0] & 0xf0 == 0x50 && magic[1..] == [0x2a, 0x4d, 0x18];
+        let (gzip, zstd) = (magic.starts_with(&[0x1f, 0x8b]), skippable || magic == [0x28, 0xb5, 0x2f, 0xfd]);
         let whole = io::Cursor::new(magic).chain(raw);
         Ok(match (gzip, zstd) {
             (true, _) => Self::Gzip(Box::new(MultiGzDecoder::new(whole))),
@@ -147,7 +155,11 @@ pub struct Sources {
     next_unit: u64,
     read: Vec<InputFile>,
     repeated: u64,
+    /// Where the inputs really are.
+    real: HashSet<PathBuf>,
     total: u64,
+    /// An error was given: there is no next unit.
+    failed: bool,
     progress: Arc<AtomicU64>,
     eval: Option<(String, Option<f32>)>,
 }
@@ -159,26 +171,26 @@ impl std::fmt::Debug for Sources {
 }
 
 impl Sources {
-    /// Expands what the user named. `skip` is never read (the output of the run).
+    /// Expands what the user named.
     ///
     /// # Errors
     /// `Usage` for an unknown format, `Io` for a path that is not there.
-    pub fn new(named: &[String], from: Option<&str>, skip: Option<&Path>, progress: Arc<AtomicU64>) -> Result<Self> {
+    pub fn new(named: &[String], from: Option<&str>, progress: Arc<AtomicU64>) -> Result<Self> {
         let forced = from.map(format_named).transpose()?;
         if named.is_empty() {
             return Err(Error::usage("no input", "name files, folders or globs, or - for standard input"));
         }
         let mut inputs = Vec::new();
+        let mut left_out = Vec::new();
         for name in named {
-            expand(name, &mut inputs)?;
+            expand(name, &mut inputs, &mut left_out)?;
         }
-        let skip = skip.and_then(|path| path.canonicalize().ok());
         let before = inputs.len();
         let mut seen = HashSet::new();
         inputs.retain(|input: &Input| match &input.path {
             Some(path) => {
                 let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-                Some(&real) != skip.as_ref() && seen.insert(real)
+                seen.insert(real)
             }
             None => seen.insert(PathBuf::from("-")),
         });
@@ -191,9 +203,11 @@ impl Sources {
             ahead: Buffer::default(),
             head: Buffer::default(),
             next_unit: 0,
-            read: Vec::new(),
+            read: left_out.into_iter().map(InputFile::passed_over).collect(),
             repeated,
+            real: seen,
             total,
+            failed: false,
             progress,
             eval: None,
         })
@@ -203,6 +217,12 @@ impl Sources {
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
         self.total
+    }
+
+    /// Whether a path is one of the files to read.
+    #[must_use]
+    pub fn reads(&self, path: &Path) -> bool {
+        path.canonicalize().is_ok_and(|real| self.real.contains(&real))
     }
 
     /// Files read so far, and how many were named more than once.
@@ -215,7 +235,16 @@ impl Sources {
     ///
     /// # Errors
     /// `Io`, or `Data` for a named file that holds no capture and for damaged compression.
-    pub fn next_unit(&mut self, mut unit: Unit) -> Result<Option<Unit>> {
+    pub fn next_unit(&mut self, unit: Unit) -> Result<Option<Unit>> {
+        if self.failed {
+            return Ok(None);
+        }
+        let next = self.read_unit(unit);
+        self.failed = next.is_err();
+        next
+    }
+
+    fn read_unit(&mut self, mut unit: Unit) -> Result<Option<Unit>> {
         unit.chunks.clear();
         std::mem::swap(&mut unit.buffer, &mut self.ahead);
         self.ahead.filled = 0;
@@ -248,32 +277,28 @@ impl Sources {
     /// Reads from the current file, whose text begins at `start`; true when the unit is full.
     fn fill(&mut self, unit: &mut Unit, start: usize) -> Result<bool> {
         let Some((input, current)) = &mut self.current else { return Ok(false) };
+        // A unit of lines ends at the first line end at or behind UNIT_BYTES, however the text came in; a document is
+        // read whole.
         let lines = matches!(current.shape, Shape::Lines { .. });
-        let mut newline =
-            if lines { memchr::memrchr(b'\n', &unit.buffer.text()[start..]).map(|n| start + n) } else { None };
+        let mut searched = UNIT_BYTES.max(start);
+        let mut full = None;
         let mut ended = false;
         loop {
-            // A unit is full at its first line end behind UNIT_BYTES; a document or a first file is always read whole.
-            if lines && unit.buffer.filled >= UNIT_BYTES && newline.is_some() {
+            if lines && unit.buffer.filled > searched {
+                let found = memchr::memchr(b'\n', &unit.buffer.text()[searched..]);
+                full = found.map(|n| searched + n + 1);
+                searched = unit.buffer.filled;
+            }
+            if full.is_some() {
                 break;
             }
-            let before = unit.buffer.filled;
-            let read = unit
-                .buffer
-                .read_from(current.opened.reader(), READ_BYTES)
-                .map_err(|e| damaged(input, &current.opened, e))?;
-            if read == 0 {
+            let read = unit.buffer.read_from(current.opened.reader(), READ_BYTES);
+            if read.map_err(|e| damaged(input, &current.opened, e))? == 0 {
                 ended = true;
                 break;
             }
-            if lines && let Some(n) = memchr::memrchr(b'\n', &unit.buffer.text()[before..]) {
-                newline = Some(before + n);
-            }
         }
-        let end = match newline {
-            Some(at) if !ended => at + 1,
-            _ => unit.buffer.filled,
-        };
+        let end = full.unwrap_or(unit.buffer.filled);
         self.ahead.append(&unit.buffer.text()[end..]);
         unit.buffer.filled = end;
         let shape = match current.shape {
@@ -309,22 +334,20 @@ impl Sources {
             };
             match looks {
                 Ok((format, shape)) => {
-                    let origin = self.origin(&input, format, shape);
+                    let origin = self.origin(&input, format, shape)?;
                     let head = self.head.text();
                     text.append(head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head));
                     self.current = Some((input, Current { opened, origin: Arc::new(origin), shape, next_line: 1 }));
                     return Ok(true);
                 }
                 Err(what) => {
-                    if !input.found && input.bytes > 0 || self.forced.is_some() {
+                    let named = !input.found && (input.bytes > 0 || !input.regular);
+                    if named || self.forced.is_some() || what.is_unread() {
                         return Err(Error::data(
                             Place::file(&input.name),
-                            what,
+                            what.to_string(),
                             format!("known formats: {}; --from FORMAT forces one", format_names()),
                         ));
-                    }
-                    if !input.found && input.path.is_none() {
-                        return Err(Error::data(Place::file("-"), what, "pipe captures into standard input"));
                     }
                     self.close(input, opened.raw(), None)?;
                 }
@@ -333,19 +356,18 @@ impl Sources {
         Ok(false)
     }
 
-    fn origin(&mut self, input: &Input, format: &'static Format, shape: Shape) -> Origin {
+    fn origin(&mut self, input: &Input, format: &'static Format, shape: Shape) -> Result<Origin> {
         let folder =
             input.path.as_deref().and_then(Path::parent).map_or(String::new(), |p| p.to_string_lossy().into_owned());
         let document = matches!(shape, Shape::Document);
         let mut reward = None;
         if format.name == "cooperbench" && document {
             if self.eval.as_ref().is_none_or(|(known, _)| *known != folder) {
-                let text = fs::read(Path::new(&folder).join("eval.json")).unwrap_or_default();
-                self.eval = Some((folder.clone(), both_passed(&text)));
+                self.eval = Some((folder.clone(), both_passed(&Path::new(&folder).join("eval.json"))?));
             }
             reward = self.eval.as_ref().and_then(|(_, reward)| *reward);
         }
-        Origin { file: input.name.as_str().into(), folder: folder.into(), document, reward, format }
+        Ok(Origin { file: input.name.as_str().into(), folder: folder.into(), document, reward, format })
     }
 
     fn close(&mut self, input: Input, mut raw: Raw, format: Option<&'static str>) -> Result<()> {
@@ -353,6 +375,13 @@ impl Sources {
         // only for files that were read: a folder may hold gigabytes that are no captures.
         if format.is_some() {
             io::copy(&mut raw, &mut io::sink()).map_err(Error::io("read", &input.name))?;
+            if input.regular && raw.bytes < input.bytes {
+                return Err(Error::data(
+                    Place::file(&input.name),
+                    format!("the file shrank while it was read: {} bytes of {}", raw.bytes, input.bytes),
+                    "convert a file that nobody writes to",
+                ));
+            }
         } else {
             self.progress.fetch_add(input.bytes.saturating_sub(raw.bytes), Ordering::Relaxed);
         }
@@ -367,10 +396,15 @@ impl Sources {
     }
 }
 
-/// CooperBench's verdict on a pair, as a reward.
-fn both_passed(text: &[u8]) -> Option<f32> {
+/// CooperBench's verdict on a pair, as a reward; none where there is no such file.
+fn both_passed(path: &Path) -> Result<Option<f32>> {
+    let name = path.to_string_lossy();
+    let text = match fs::read(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(Error::io("read", &*name))?,
+    };
     let mut passed = None;
-    let read = Cursor::new(text).object::<Fault>(|c, key| {
+    let read = Cursor::new(&text).object::<Fault>(|c, key| {
         if key == b"both_passed"
             && let Scalar::Bool(yes) = c.scalar()?
         {
@@ -378,7 +412,14 @@ fn both_passed(text: &[u8]) -> Option<f32> {
         }
         Ok(())
     });
-    read.ok().and(passed)
+    match read {
+        Ok(_) => Ok(passed),
+        Err(fault) => Err(Error::data(
+            Place::file(&name).at(fault.at as u64),
+            format!("not JSON: {}", fault.message),
+            "it tells the reward of the trajectories beside it: mend it, or take it away",
+        )),
+    }
 }
 
 fn damaged(input: &Input, opened: &Opened, error: io::Error) -> Error {

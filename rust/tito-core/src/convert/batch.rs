@@ -41,6 +41,7 @@ pub fn batches(
     }
     if let [(identity, rows)] = &mut groups[..]
         && is_plain(rows)
+        && arena.prompts.len() <= 2 * BATCH_IDS
     {
         let identity = *identity;
         let rows = std::mem::take(rows);

@@ -77,6 +77,7 @@ pub fn expand(plan: &Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Resu
             started: facts.started,
             parse_error: facts.parse_error,
             record: index as u64 + 1,
+            reply: 0,
             ..Call::default()
         };
         parsed.check_logprobs(&mut call);

@@ -54,6 +54,11 @@ impl Identities {
         &self.known[index]
     }
 
+    /// Names of all.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.known.iter().map(|known| known.profile.name.as_str())
+    }
+
     /// The profile of that name.
     #[must_use]
     pub fn index_of(&self, name: &str) -> Option<usize> {

@@ -82,6 +82,10 @@ impl Ledger {
         let content = u64::from_be_bytes(sighted.hash[..8].try_into().unwrap_or_default());
         let rollout = who.rollout_id.as_deref().unwrap_or_default().as_bytes();
         let known = match (&call.call_id, call.started) {
+            // What people number themselves is unique in a rollout only.
+            (Some(id), _) if piece.format == "native" => {
+                Some(key(&[b"native", rollout, id.as_bytes(), &call.choice.to_le_bytes()]))
+            }
             // A response has one id, whatever saved it; choices of a response share it.
             (Some(id), _) => Some(key(&[b"id", id.as_bytes(), &call.choice.to_le_bytes()])),
             // Trajectories of a folder overlap when one holds the segments before a compaction.
@@ -144,7 +148,12 @@ impl Ledger {
     /// The number of the piece's rollout, and its name when another rollout has the one it goes by.
     pub fn rollout(&mut self, piece: &Piece) -> (u32, Option<Text>) {
         let name = piece.who.rollout_id.as_deref();
-        let scoped = name.map(|name| key(&[piece.scope.as_bytes(), name.as_bytes()]));
+        // Two agents that share a session are two rollouts, and so are two attempts.
+        let part = |text: &Option<Text>| text.clone().unwrap_or_default();
+        let (agent, task) = (part(&piece.who.agent), part(&piece.who.task_id));
+        let attempt = piece.who.attempt.unwrap_or(-1).to_le_bytes();
+        let parts = [piece.scope.as_bytes(), agent.as_bytes(), task.as_bytes(), &attempt];
+        let scoped = name.map(|name| key(&[&parts[..], &[name.as_bytes()]].concat()));
         if !piece.complete
             && let Some(number) = scoped.and_then(|scoped| self.rollouts.get(&scoped).copied())
         {
@@ -166,23 +175,43 @@ impl Ledger {
     }
 }
 
+/// What choices of one reply have in common.
+#[derive(PartialEq)]
+enum Reply {
+    Id(Text),
+    Record(Text, u64, u32),
+}
+
 /// Numbers the turns of a rollout where its format has not, marks retries, and puts the calls in the order of rows.
 pub fn arrange(calls: &mut Vec<Sighted<'_>>, prompts: &[Id], numbered: bool, known_rollout: bool) {
     let solver = |c: &Sighted<'_>| {
         let failed = c.call.failed || c.call.finish == Finish::Failed;
         c.call.kind.as_deref().is_none_or(|kind| kind == "solver") && c.skip.is_none() && !failed
     };
-    if !numbered && known_rollout && calls.iter().any(|c| solver(c) && c.turn.is_none()) {
-        calls.sort_by(|a, b| by_time(a).total_cmp(&by_time(b)));
+    if !numbered && known_rollout && calls.iter().all(|c| !solver(c) || c.turn.is_none()) {
+        // Histories grow, so among calls of one second the longer prompt came later. Without times the order of the
+        // input is all there is.
+        if calls.iter().all(|c| c.call.started.is_some()) {
+            calls.sort_by(|a, b| {
+                by_time(a)
+                    .total_cmp(&by_time(b))
+                    .then(prompt_length(a).cmp(&prompt_length(b)))
+                    .then_with(|| a.call.call_id.cmp(&b.call.call_id))
+                    .then(a.call.choice.cmp(&b.call.choice))
+            });
+        }
         let (mut turn, mut last) = (-1, None);
         for call in calls.iter_mut() {
             call.turn = None;
             if solver(call) {
-                let record = (call.file.clone(), call.call.record);
                 // Choices of one reply are siblings; a dropped reply carries the number of the next kept one.
-                if last.as_ref() != Some(&record) {
+                let reply = match &call.call.call_id {
+                    Some(id) => Reply::Id(id.clone()),
+                    None => Reply::Record(call.file.clone(), call.call.record, call.call.reply),
+                };
+                if last.as_ref() != Some(&reply) {
                     turn += 1;
-                    last = Some(record);
+                    last = Some(reply);
                 }
                 call.turn = Some(turn);
                 if call.call.parse_error {
@@ -216,7 +245,11 @@ pub fn arrange(calls: &mut Vec<Sighted<'_>>, prompts: &[Id], numbered: bool, kno
     }
 }
 
-/// Calls without a time stand where they stood.
+/// Calls without a time stand last.
 fn by_time(call: &Sighted<'_>) -> f64 {
-    call.call.started.unwrap_or(0.0)
+    call.call.started.unwrap_or(f64::INFINITY)
+}
+
+fn prompt_length(call: &Sighted<'_>) -> usize {
+    call.call.prompt.as_ref().map_or(0, ExactSizeIterator::len)
 }

@@ -34,12 +34,14 @@ use order::{BreakOffOnPanic, Turnstile};
 use output::Output;
 use serde_json::{Value, json};
 use spill::{Returned, Sealed, Spill};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Ids of a stretch that comes back from the spill: one page of prompts.
 const STRETCH_IDS: usize = 2 << 20;
+
+/// Threads; more than any machine has cores.
+const MOST_WORKERS: usize = 1024;
 
 /// How far a run is, for whoever watches, and the way to stop it.
 #[derive(Debug, Default)]
@@ -81,12 +83,18 @@ pub fn convert(options: Options, progress: &Progress) -> Result<Value> {
     let plan = Plan::new(options)?;
     let options = &plan.options;
     let output = Output::new(options)?;
-    let skip = options.output.as_deref().filter(|name| *name != "-").map(Path::new);
-    let sources = Sources::new(&options.inputs, options.from.as_deref(), skip, Arc::clone(&progress.bytes))?;
+    let sources = Sources::new(&options.inputs, options.from.as_deref(), Arc::clone(&progress.bytes))?;
+    output.spares(&plan.identities, &sources)?;
     progress.total.store(sources.total_bytes(), Ordering::Relaxed);
     let workers = match options.workers {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        n => n,
+        n if n <= MOST_WORKERS => n,
+        n => {
+            return Err(Error::usage(
+                format!("--workers {n}: at most {MOST_WORKERS}"),
+                "leave it out to use all cores",
+            ));
+        }
     };
     let shared = Shared {
         plan: &plan,
@@ -123,43 +131,72 @@ struct Gates {
     append: Turnstile,
 }
 
-/// Runs `work` on so many threads; the first error in the order of the input wins.
-fn on_threads(workers: usize, gates: &Gates, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
+/// An error of a worker, and the stretch of input it came up at.
+struct Stopped {
+    number: u64,
+    /// Boxed: it is large, and this is the rare way out.
+    error: Box<Error>,
+    /// The stretches before may still end well, or with an earlier error.
+    soft: bool,
+}
+
+impl Stopped {
+    fn at(number: u64) -> impl Fn(Error) -> Self {
+        move |error| Self { number, error: Box::new(error), soft: false }
+    }
+}
+
+/// Runs `work` on so many threads; of several errors the one that comes first in the input counts.
+fn on_threads(workers: usize, gates: &Gates, work: impl Fn() -> std::result::Result<(), Stopped> + Sync) -> Result<()> {
     let guarded = || {
         let turnstiles = [&gates.enter, &gates.settle, &gates.append];
         let _guard = BreakOffOnPanic(&turnstiles);
         let result = work();
-        if result.is_err() {
+        if result.as_ref().is_err_and(|stopped| !stopped.soft) {
             turnstiles.iter().for_each(|turnstile| turnstile.break_off());
         }
         result
     };
-    if workers == 1 {
-        return guarded();
-    }
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(guarded)).collect();
-        let mut result = Ok(());
-        for thread in threads {
-            match thread.join() {
-                Ok(done) => result = result.and(done),
-                Err(panic) => std::panic::resume_unwind(panic),
+    let results = if workers == 1 {
+        vec![guarded()]
+    } else {
+        std::thread::scope(|scope| {
+            let mut threads = Vec::with_capacity(workers);
+            let mut refused = Vec::new();
+            for _ in 0..workers {
+                match std::thread::Builder::new().spawn_scoped(scope, guarded) {
+                    Ok(thread) => threads.push(thread),
+                    // As many as the system gives; the rows are the same.
+                    Err(_) if !threads.is_empty() => break,
+                    Err(error) => refused.push(Err(Stopped::at(0)(Error::io("start", "a thread")(error)))),
+                }
             }
-        }
-        result
-    })
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            refused.into_iter().chain(threads.into_iter().map(join)).collect()
+        })
+    };
+    match results.into_iter().filter_map(std::result::Result::err).min_by_key(|stopped| stopped.number) {
+        Some(stopped) => Err(*stopped.error),
+        None => Ok(()),
+    }
 }
 
 /// One worker while input is read.
-fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates) -> Result<()> {
-    let mut encoder = Encoder::new(&shared.plan.options.write_options())?;
+fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates) -> std::result::Result<(), Stopped> {
+    let mut encoder = Encoder::new(&shared.plan.options.write_options()).map_err(Stopped::at(0))?;
     let mut unit = Unit::default();
     let mut buffers = Arena::default();
     loop {
         if shared.progress.cancelled.load(Ordering::Relaxed) {
-            return Err(Error::Cancelled);
+            return Err(Stopped::at(0)(Error::Cancelled));
         }
-        let Some(next) = lock(sources).next_unit(unit)? else { return Ok(()) };
+        let next = lock(sources).next_unit(unit);
+        // Nothing is read behind an error, so it comes last of all.
+        let next = next.map_err(|error| Stopped { number: u64::MAX, error: Box::new(error), soft: true })?;
+        let Some(next) = next else { return Ok(()) };
         unit = next;
         let mut parsed = Parsed {
             prompts: IdReader::new(std::mem::take(&mut buffers.prompts)),
@@ -175,7 +212,7 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
         let Some(entered) = gates.enter.pass(unit.number, || shared.enter(&parsed, &mut sighted)) else {
             return Ok(());
         };
-        if let Some(renamed) = entered? {
+        if let Some(renamed) = entered.map_err(Stopped::at(unit.number))? {
             let mut rest = sighted.into_iter();
             for (piece, renamed) in parsed.pieces.iter().zip(renamed) {
                 let mut calls: Vec<_> = rest.by_ref().take(piece.calls.len()).collect();
@@ -192,7 +229,8 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
             }
         }
         let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };
-        match shared.emit(unit.number, gates, &mut encoder, planned, arena, counts)? {
+        let emitted = shared.emit(unit.number, gates, &mut encoder, planned, arena, counts);
+        match emitted.map_err(Stopped::at(unit.number))? {
             Some(used) => buffers = used,
             None => return Ok(()),
         }
@@ -200,18 +238,18 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
 }
 
 /// One worker while the spill is read back.
-fn convert_spilled(shared: &Shared<'_>, sealed: &Sealed, gates: &Gates) -> Result<()> {
-    let mut encoder = Encoder::new(&shared.plan.options.write_options())?;
+fn convert_spilled(shared: &Shared<'_>, sealed: &Sealed, gates: &Gates) -> std::result::Result<(), Stopped> {
+    let mut encoder = Encoder::new(&shared.plan.options.write_options()).map_err(Stopped::at(0))?;
     loop {
         if shared.progress.cancelled.load(Ordering::Relaxed) {
-            return Err(Error::Cancelled);
+            return Err(Stopped::at(0)(Error::Cancelled));
         }
         let mut parsed = Parsed::default();
         let Some((number, stretch)) = sealed.next_stretch(STRETCH_IDS) else { return Ok(()) };
-        let rollouts = sealed.read(stretch, &mut parsed)?;
+        let rollouts = sealed.read(stretch, &mut parsed).map_err(Stopped::at(number))?;
         let mut counts = Counts::default();
         let mut planned = Vec::new();
-        for Returned { who, calls } in &rollouts {
+        for Returned { who, calls, .. } in &rollouts {
             let numbered = calls.iter().any(|call| call.numbered);
             let mut sighted: Vec<_> = calls
                 .iter()
@@ -237,7 +275,8 @@ fn convert_spilled(shared: &Shared<'_>, sealed: &Sealed, gates: &Gates) -> Resul
             shared.plan.rows(&rollout, &mut planned, &mut counts);
         }
         let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };
-        if shared.emit(number, gates, &mut encoder, planned, arena, counts)?.is_none() {
+        let emitted = shared.emit(number, gates, &mut encoder, planned, arena, counts);
+        if emitted.map_err(Stopped::at(number))?.is_none() {
             return Ok(());
         }
     }
@@ -262,7 +301,10 @@ impl Shared<'_> {
                     continue;
                 }
                 ledger.identity(call, &self.plan.identities, options.group_by)?;
-                if let (Some(option), None, Some(prompt)) = (options.needs_profile(), call.identity, &call.call.prompt)
+                let asked = options
+                    .needs_profile()
+                    .or((options.profile.is_some() && options.group_by == GroupBy::None).then_some("--profile"));
+                if let (Some(option), None, Some(prompt)) = (asked, call.identity, &call.call.prompt)
                     && !prompt.is_empty()
                 {
                     return Err(unknown_tokenizer(call, option, &parsed.prompts.values[prompt.clone()], options));
@@ -383,9 +425,11 @@ fn judge(plan: &Plan, counts: &Counts, sources: &Sources) -> Result<()> {
         ));
     }
     if counts.rows == 0 && options.expect_rows.is_none() {
+        let first = counts.examples.values().flatten().next();
+        let first = first.map_or(String::new(), |e| format!("; first {}: {}", e.place, e.message));
         let names: Vec<_> = counts.skipped.iter().map(|(reason, n)| format!("{} {n}", reason.name())).collect();
         return Err(Error::check(
-            format!("no row is left of {} calls (skipped: {})", counts.calls_seen, names.join(", ")),
+            format!("no row is left of {} calls (skipped: {}){first}", counts.calls_seen, names.join(", ")),
             "choose other policies, or --expect-rows 0 if that is right",
         ));
     }
@@ -441,5 +485,5 @@ fn judge_counts(plan: &Plan, counts: &Counts) -> Result<()> {
 
 /// The report's head: what made it.
 fn versions() -> Value {
-    json!({"tito": env!("CARGO_PKG_VERSION"), "schema": 1})
+    json!({"tito": env!("CARGO_PKG_VERSION"), "schema": crate::rows::schema::VERSION})
 }

@@ -127,6 +127,16 @@ policy! {
     }
 }
 
+impl Rows {
+    /// The word in a file's metadata.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Turn => "turn",
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -175,8 +185,6 @@ pub struct Options {
     pub columns: Vec<Column>,
     /// Size after which the next file begins.
     pub shard_bytes: Option<u64>,
-    /// Level of zstd; none = the setting made for prompts that repeat.
-    pub level: Option<i32>,
 }
 
 impl Default for Options {
@@ -204,7 +212,6 @@ impl Default for Options {
             jsonl: false,
             columns: Vec::new(),
             shard_bytes: None,
-            level: None,
         }
     }
 }
@@ -245,7 +252,6 @@ impl Options {
                 labels: has(Column::Labels),
                 output_logprobs: has(Column::OutputLogprobs),
             },
-            level: self.level,
             shard_bytes: self.shard_bytes,
             ..WriteOptions::default()
         }

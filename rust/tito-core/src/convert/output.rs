@@ -6,7 +6,7 @@ use super::report::{Counts, inputs_json};
 use super::{Plan, versions};
 use crate::capture::Sources;
 use crate::error::{Error, Result};
-use crate::rows::{EncodedBatch, Sink, WriteOptions};
+use crate::rows::{EncodedBatch, Sink, Staged, WriteOptions, schema};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, Write};
@@ -25,17 +25,20 @@ impl Output {
     /// Checks early that the output can be written: a run of an hour must not end in a typing error.
     pub(super) fn new(options: &Options) -> Result<Self> {
         let to_stdout = options.output.as_deref() == Some("-");
+        if to_stdout && options.expect_rows.is_some() {
+            return Err(Error::usage(
+                "--expect-rows cannot hold back rows that go to standard output",
+                "write to a file: it gets its name only if the number is right",
+            ));
+        }
         if to_stdout && !options.jsonl {
             return Err(Error::usage("parquet cannot go to standard output", "write to a file, or add --jsonl"));
         }
+        // What a link points to is written, not the link replaced.
         let path = options.output.as_ref().filter(|_| !to_stdout).map(PathBuf::from);
+        let path = path.map(|path| if path.is_symlink() { path.canonicalize().unwrap_or(path) } else { path });
         if let Some(path) = &path {
-            if path.is_dir() {
-                return Err(Error::usage(
-                    format!("{} is a folder", path.display()),
-                    "name the file to write, like rows.parquet",
-                ));
-            }
+            check_target(path)?;
             tempfile::tempfile_in(Self::folder(options)).map_err(Error::io("write", path.to_string_lossy()))?;
         }
         Ok(Self {
@@ -55,6 +58,20 @@ impl Output {
                 Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
                 _ => PathBuf::from("."),
             },
+        }
+    }
+
+    /// Refuses to write over what is read.
+    pub(super) fn spares(&self, identities: &Identities, sources: &Sources) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let known = identities.names().map(|name| named(path, Some(name)));
+        let all = [path.clone(), manifest_of(path), named(path, Some("unknown"))];
+        match all.into_iter().chain(known).find(|path| sources.reads(path)) {
+            None => Ok(()),
+            Some(path) => Err(Error::usage(
+                format!("{} is an input and would be written over", path.display()),
+                "write to another name",
+            )),
         }
     }
 
@@ -119,7 +136,7 @@ impl Output {
         report["outputs"] = Value::Array(outputs);
         // The manifest is on disk before anything gets its name, so that a full disk leaves nothing.
         let manifest = match &self.path {
-            Some(path) => Some(Manifest::stage(&path.with_extension("manifest.json"), &format!("{report:#}\n"))?),
+            Some(path) => Some(Manifest::stage(&manifest_of(path), &format!("{report:#}\n"))?),
             None => None,
         };
         let mut named = Vec::new();
@@ -127,8 +144,8 @@ impl Output {
             named.extend(set.commit()?);
         }
         if let Some(manifest) = manifest {
-            report["manifest"] = json!(manifest.path.to_string_lossy());
-            if let Err(error) = manifest.commit() {
+            report["manifest"] = json!(manifest.staged.target().to_string_lossy());
+            if let Err(error) = manifest.staged.commit() {
                 for path in named {
                     let _ = fs::remove_file(path);
                 }
@@ -158,13 +175,16 @@ fn key_values(plan: &Plan, profile: Option<usize>, counted: &Value) -> Vec<(Stri
     let profile = profile.map(|index| &plan.identities.get(index).profile);
     let text = |value: &Value| value.to_string();
     let mut pairs = vec![
-        ("tito.schema_version", "1".to_owned()),
-        ("tito.rows", "turn".to_owned()),
+        ("tito.schema_version", schema::VERSION.to_string()),
+        ("tito.rows", plan.options.rows.name().to_owned()),
         ("tito.version", env!("CARGO_PKG_VERSION").to_owned()),
         ("tito.policies", text(&plan.options.policies())),
         ("tito.counts", text(counted)),
     ];
     if let Some(profile) = profile {
+        // A profile that was found by how prompts begin and end is not proof of the tokenizer behind them.
+        let source = if plan.options.profile.is_some() { "given" } else { "found" };
+        pairs.push(("tito.profile_source", source.to_owned()));
         pairs.push(("tito.profile", profile.name.clone()));
         pairs.push(("tito.profile_json", profile.to_json()));
         pairs.push(("tito.tokenizer_hash", profile.tokenizer_hash.clone()));
@@ -181,31 +201,44 @@ fn named(path: &Path, identity: Option<&str>) -> PathBuf {
     path.with_file_name(format!("{stem}.{identity}{extension}"))
 }
 
+/// `rows.parquet` has `rows.parquet.manifest.json`.
+fn manifest_of(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".manifest.json");
+    path.with_file_name(name)
+}
+
+/// Refuses early what only the last rename would notice, and what a rename would destroy.
+fn check_target(path: &Path) -> Result<()> {
+    let name = path.display();
+    if path.is_dir() || path.to_string_lossy().ends_with('/') {
+        return Err(Error::usage(format!("{name} is a folder"), "name the file to write, like rows.parquet"));
+    }
+    if path.exists() && !path.is_file() {
+        return Err(Error::usage(
+            format!("{name} is no regular file and would be replaced by one"),
+            "`tito check` reads and counts without writing; --jsonl -o - writes to standard output",
+        ));
+    }
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    if ["gz", "zst", "bz2", "xz", "zip", "csv", "tsv"].contains(&extension.as_str()) {
+        return Err(Error::usage(
+            format!("{name}: rows are not written as .{extension}"),
+            "name a .parquet file (compressed inside) or a .jsonl file",
+        ));
+    }
+    Ok(())
+}
+
 /// What the run did, beside its rows.
 struct Manifest {
-    path: PathBuf,
-    file: tempfile::NamedTempFile,
+    staged: Staged,
 }
 
 impl Manifest {
     fn stage(path: &Path, text: &str) -> Result<Self> {
-        let name = || path.to_string_lossy().into_owned();
-        if path.is_dir() {
-            return Err(Error::io("write", name())(io::ErrorKind::IsADirectory.into()));
-        }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("write", name()))?;
-        file.write_all(text.as_bytes()).map_err(Error::io("write", name()))?;
-        // What the system gives new files; a temporary one is for its owner alone.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        file.as_file().set_permissions(mode).map_err(Error::io("write", name()))?;
-        file.as_file().sync_all().map_err(Error::io("write", name()))?;
-        Ok(Self { path: path.to_owned(), file })
-    }
-
-    fn commit(self) -> Result<()> {
-        let name = self.path.to_string_lossy().into_owned();
-        self.file.persist(&self.path).map_err(|e| Error::io("rename", name)(e.error))?;
-        Ok(())
+        let (staged, mut file) = Staged::create(path)?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(staged.error("write"))?;
+        Ok(Self { staged })
     }
 }

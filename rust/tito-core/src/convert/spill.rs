@@ -10,7 +10,7 @@ use crate::ids::Id;
 use crate::json::common_prefix;
 use crate::rows::Text;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
@@ -22,6 +22,9 @@ use std::sync::{Mutex, PoisonError};
 const IN_MEMORY: usize = 16 << 20;
 /// Ids of last calls that are kept to compare with (32 MiB).
 const LIVE_IDS: usize = 8 << 20;
+
+/// How many rollouts that are.
+const LIVE_ROLLOUTS: usize = 4096;
 
 /// Where a stored call is.
 #[derive(Debug, Clone, Copy)]
@@ -67,16 +70,20 @@ pub struct Spill {
     index: Vec<Entry>,
     live: HashMap<u32, (u64, Vec<Id>)>,
     live_ids: usize,
+    /// Rollouts by the clock at which they were touched.
+    queue: VecDeque<(u64, u32)>,
     clock: u64,
 }
 
 /// One rollout, read back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Returned {
     /// Who, joined from all calls.
     pub who: Who,
     /// Calls in the order of the input.
     pub calls: Vec<ReturnedCall>,
+    /// Time of the latest call.
+    latest: f64,
 }
 
 /// One call, read back.
@@ -110,6 +117,7 @@ impl Spill {
             index: Vec::new(),
             live: HashMap::new(),
             live_ids: 0,
+            queue: VecDeque::new(),
             clock: 0,
         }
     }
@@ -132,7 +140,7 @@ impl Spill {
             prompt: prompt.map(|ids| Prompt { shared: shared as u32, new: bytemuck::cast_slice(&ids[shared..]) }),
             output: output.map(bytemuck::cast_slice),
             logprobs: logprobs.map(bytemuck::cast_slice),
-            call: Call { prompt: None, shared: None, output: None, logprobs: None, ..call.clone() },
+            call: Call { prompt: None, output: None, logprobs: None, ..call.clone() },
             who: piece.who.clone(),
             file: piece.file.clone(),
             format: FORMATS.iter().position(|f| f.name == piece.format).unwrap_or(0) as u8,
@@ -162,10 +170,18 @@ impl Spill {
         self.live_ids += ids.len();
         self.clock += 1;
         self.live.insert(rollout, (self.clock, ids));
-        while self.live_ids > LIVE_IDS && self.live.len() > 1 {
-            let Some(oldest) = self.live.iter().min_by_key(|(_, (clock, _))| *clock).map(|(r, _)| *r) else { break };
-            if let Some((_, ids)) = self.live.remove(&oldest) {
+        self.queue.push_back((self.clock, rollout));
+        // An entry of the queue whose rollout was touched again is stale: that rollout stands further back.
+        while self.live_ids > LIVE_IDS || self.live.len() > LIVE_ROLLOUTS || self.queue.len() > 2 * LIVE_ROLLOUTS {
+            let Some((clock, oldest)) = self.queue.pop_front() else { break };
+            if clock != self.clock
+                && self.live.get(&oldest).is_some_and(|(touched, _)| *touched == clock)
+                && let Some((_, ids)) = self.live.remove(&oldest)
+            {
                 self.live_ids -= ids.len();
+            }
+            if self.queue.is_empty() {
+                break;
             }
         }
     }
@@ -237,7 +253,7 @@ impl Sealed {
             if current != Some(entry.rollout) {
                 current = Some(entry.rollout);
                 last.clear();
-                rollouts.push(Returned::default());
+                rollouts.push(Returned { who: Who::default(), calls: Vec::new(), latest: f64::NEG_INFINITY });
             }
             bytes.resize(entry.length as usize, 0);
             match &self.spill.file {
@@ -273,7 +289,9 @@ impl Sealed {
                 call.logprobs = Some(start..parsed.logprobs.len());
             }
             if let Some(rollout) = rollouts.last_mut() {
-                join(&mut rollout.who, stored.who);
+                let started = call.started.unwrap_or(f64::NEG_INFINITY);
+                join(&mut rollout.who, stored.who, started >= rollout.latest);
+                rollout.latest = rollout.latest.max(started);
                 rollout.calls.push(ReturnedCall {
                     call,
                     file: stored.file,
@@ -289,16 +307,19 @@ impl Sealed {
     }
 }
 
-/// What a call says of its rollout: names as they were first said, outcome as it was last said.
-fn join(who: &mut Who, more: Who) {
+/// What a call says of its rollout: names as they were first said, outcome as the latest call says it.
+fn join(who: &mut Who, more: Who, latest: bool) {
     who.rollout_id = who.rollout_id.take().or(more.rollout_id);
     who.task_id = who.task_id.take().or(more.task_id);
     who.pair_id = who.pair_id.take().or(more.pair_id);
     who.agent = who.agent.take().or(more.agent);
     who.source = who.source.take().or(more.source);
     who.attempt = who.attempt.or(more.attempt);
-    who.status = more.status.or(who.status.take());
-    who.reward = more.reward.or(who.reward);
+    let (status, reward) = (who.status.take(), who.reward);
+    (who.status, who.reward) = match latest {
+        true => (more.status.or(status), more.reward.or(reward)),
+        false => (status.or(more.status), reward.or(more.reward)),
+    };
 }
 
 /// Appends values stored as bytes, which stand at any address.

@@ -96,16 +96,22 @@ impl Rule {
     }
 }
 
-/// Refuses rules that could multiply to more than a float32 holds.
+/// The largest weight a row may get: what is meant as a weight is far below it, and as copies it would fill a disk.
+pub const MOST: f64 = 1e6;
+
+/// Refuses rules that could multiply to more than [`MOST`].
 ///
 /// # Errors
 /// `Usage`.
 pub fn check_product(rules: &[Rule]) -> Result<()> {
     let most: f64 = rules.iter().map(|rule| f64::from(rule.weight).max(1.0)).product();
-    if most <= f64::from(f32::MAX) {
+    if most <= MOST {
         return Ok(());
     }
-    Err(Error::usage("--upweight: the weights can multiply to more than a float32 holds", "use smaller weights"))
+    Err(Error::usage(
+        format!("--upweight: rows could weigh {most:e}, the limit is {MOST:e}"),
+        "use smaller weights: only their ratios matter to a trainer",
+    ))
 }
 
 /// The row's weight; `hits` counts for each rule the rows it was about.

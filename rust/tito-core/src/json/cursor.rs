@@ -13,6 +13,17 @@ pub struct Fault {
     pub message: &'static str,
 }
 
+impl Fault {
+    /// Whether the text is good as far as it goes, and ends too early.
+    #[must_use]
+    pub fn ends_early(&self) -> bool {
+        matches!(self.message, NO_END_OF_STRING | NO_END_OF_NESTED)
+    }
+}
+
+const NO_END_OF_STRING: &str = "a string does not end";
+const NO_END_OF_NESTED: &str = "a list or object does not end";
+
 type Result<T> = std::result::Result<T, Fault>;
 
 /// Deeper nesting than this is refused instead of overflowing the stack.
@@ -32,17 +43,6 @@ pub enum Scalar<'a> {
 }
 
 impl Scalar<'_> {
-    /// The scalar as an identifier: strings as they are, whole numbers without a point.
-    #[must_use]
-    pub fn into_text(self) -> Option<String> {
-        match self {
-            Self::Text(text) => Some(text.into_owned()),
-            Self::Number(n) if n.is_finite() && n.fract() == 0.0 && n.abs() < 9e15 => Some(format!("{n:.0}")),
-            Self::Number(n) => Some(n.to_string()),
-            Self::Missing | Self::Bool(_) => None,
-        }
-    }
-
     /// The scalar as a number; booleans and strings are none.
     #[must_use]
     pub fn number(&self) -> Option<f64> {
@@ -222,6 +222,14 @@ impl<'a> Cursor<'a> {
         Ok(true)
     }
 
+    /// For keys that may stand only once: a fault at the second time. Which of two values is meant nobody can tell.
+    ///
+    /// # Errors
+    /// `a key stands twice in one object`.
+    pub fn once(&self, seen: &mut bool) -> Result<()> {
+        if std::mem::replace(seen, true) { self.fault("a key stands twice in one object") } else { Ok(()) }
+    }
+
     /// Skips one value and gives its bytes.
     ///
     /// # Errors
@@ -258,7 +266,7 @@ impl<'a> Cursor<'a> {
                 Some(n) => self.pos += n + 2,
                 None => {
                     self.pos = start;
-                    return self.fault("a string does not end");
+                    return self.fault(NO_END_OF_STRING);
                 }
             }
         }
@@ -271,7 +279,7 @@ impl<'a> Cursor<'a> {
             self.pos = next_structural(self.text, self.pos);
             let Some(&byte) = self.text.get(self.pos) else {
                 self.pos = start;
-                return self.fault("a list or object does not end");
+                return self.fault(NO_END_OF_NESTED);
             };
             match byte {
                 b'"' => {

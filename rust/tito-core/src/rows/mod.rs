@@ -12,6 +12,7 @@ pub use encode::{EncodedBatch, Encoder, Format, WriteOptions, encode};
 pub use schema::OptionalColumns;
 pub use sink::{Finished, Sink};
 pub use staged::FinishedFile;
+pub(crate) use staged::Staged;
 
 use crate::ids::Id;
 use std::ops::Range;
@@ -36,7 +37,7 @@ pub mod flag {
     pub const THINK_ODD: i32 = 1 << 5;
     /// The prompt ends in an open think tail although the span was cut from the output.
     pub const OPEN_THINK_TAIL: i32 = 1 << 6;
-    /// The harness could not parse this reply and dropped it.
+    /// The harness could not parse this reply and dropped it. Part of the schema; today such calls give no rows.
     pub const PARSE_ERROR: i32 = 1 << 7;
     /// Another call of the rollout has the same prompt.
     pub const RETRIED: i32 = 1 << 8;
@@ -148,7 +149,4 @@ pub struct Batch {
     pub output_logprobs: Option<(Ragged<f32>, Vec<bool>)>,
     /// One entry a row.
     pub meta: Vec<RowMeta>,
-    /// How many leading ids each prompt shares with the prompt of the row before (0 for the first): a hint for the
-    /// compressor, found for free while parsing. Empty = unknown.
-    pub shared: Vec<usize>,
 }

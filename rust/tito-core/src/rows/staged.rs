@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A file under a hidden temporary name beside its final one. Dropping it removes it.
 #[derive(Debug)]
-pub(super) struct Staged {
+pub(crate) struct Staged {
     temporary: PathBuf,
     target: PathBuf,
 }
 
 impl Staged {
     /// Opens a new file in the folder of `target`. The name is hidden and unique: `.NAME.tmp-PID-N`.
-    pub(super) fn create(target: &Path) -> Result<(Self, File)> {
+    pub(crate) fn create(target: &Path) -> Result<(Self, File)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let Some(name) = target.file_name() else {
             return Err(Error::usage(
@@ -43,17 +43,17 @@ impl Staged {
     }
 
     /// The final path.
-    pub(super) fn target(&self) -> &Path {
+    pub(crate) fn target(&self) -> &Path {
         &self.target
     }
 
     /// An error of the operating system, about the final path.
-    pub(super) fn error(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error + use<> {
+    pub(crate) fn error(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error + use<> {
         Error::io(action, self.target.display().to_string())
     }
 
     /// Gives the file its name, replacing what had it.
-    pub(super) fn commit(self) -> Result<()> {
+    pub(crate) fn commit(self) -> Result<()> {
         fs::rename(&self.temporary, &self.target).map_err(self.error("rename"))?;
         // The bytes were synced before. Some file systems cannot sync a folder, and the file is whole either way.
         let folder = self.target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
