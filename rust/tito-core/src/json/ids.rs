@@ -50,6 +50,7 @@ pub struct IdReader<'a> {
     /// All ids read so far.
     pub values: Vec<Id>,
     recent: Vec<Recent<'a>>,
+    alone: bool,
 }
 
 impl std::fmt::Debug for IdReader<'_> {
@@ -66,7 +67,13 @@ impl<'a> IdReader<'a> {
     #[must_use]
     pub fn new(mut buffer: Vec<Id>) -> Self {
         buffer.clear();
-        Self { values: buffer, recent: Vec::new() }
+        Self { values: buffer, ..Self::default() }
+    }
+
+    /// A reader that parses every list in full: what reuse is checked against, and measured against.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self { alone: true, ..Self::default() }
     }
 
     /// Reads a list that is like nothing before.
@@ -88,8 +95,8 @@ impl<'a> IdReader<'a> {
     /// # Errors
     /// A fault of the JSON.
     pub fn read_like_before(&mut self, cursor: &mut Cursor<'a>) -> Result<Read, Fault> {
-        if cursor.peek() != Some(b'[') {
-            return self.no_list(cursor);
+        if self.alone || cursor.peek() != Some(b'[') {
+            return self.read(cursor);
         }
         let (start, at, text) = (self.values.len(), cursor.pos(), cursor.text());
         let rest = &text[at..];
