@@ -7,7 +7,7 @@ it says what rows there would be under `bad: skip`. Options are those of `_core.
 """
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import reference
 
@@ -38,8 +38,9 @@ def convert(files, options, profiles, rewards=None):
                 calls += found
     seen += len(calls)
     tell_repeats(calls)
-    rows, tokens = [], dict.fromkeys(
-        ("sampled", "trained", "think_cut", "think_masked", "truncated_masked", "skipped", "prompt"), 0
+    rows, tokens = (
+        [],
+        dict.fromkeys(("sampled", "trained", "think_cut", "think_masked", "truncated_masked", "skipped", "prompt"), 0),
     )
     used = 0
     for rollout in rollouts_of(calls):
@@ -195,7 +196,7 @@ def name_of(value):
 
 def time_of(value):
     if isinstance(value, str):
-        return datetime.fromisoformat(value).replace(tzinfo=timezone.utc).timestamp()
+        return datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp()
     return value
 
 
@@ -453,13 +454,14 @@ def arrange(rollout):
 
     named = rollout[0]["who"]["rollout_id"] is not None
     if named and not rollout[0]["numbered"] and any(solver(call) and call["turn"] is None for call in rollout):
-        rollout.sort(key=lambda call: call["started"] or 0)
+        rollout.sort(key=lambda call: (call["started"] or 0, call["call_id"] or "", call["choice"]))
         turn, last = 0, None
         for call in rollout:
             call["turn"] = None
             if not solver(call):
                 continue
-            where = (call["file"], call["record"])
+            # Choices of one reply are siblings, whether or not one record holds them.
+            where = call["call_id"] or (call["file"], call["record"])
             if last not in (None, where):
                 turn += 1
             call["turn"] = turn

@@ -490,7 +490,9 @@ POLICIES = st.fixed_dictionaries(
         "overlong": st.sampled_from(("drop", "trim-prompt")),
         "upweight_as": st.sampled_from(("weight", "copies")),
         "upweight": st.lists(
-            st.sampled_from(("0:3", "0-2:2", "first:2", "last:3", "agent=agent1:2", "task=task/0:4", "1:0", "kind=solver:5")),
+            st.sampled_from(
+                ("0:3", "0-2:2", "first:2", "last:3", "agent=agent1:2", "task=task/0:4", "1:0", "kind=solver:5")
+            ),
             max_size=2,
             unique=True,
         ),

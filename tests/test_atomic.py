@@ -31,7 +31,11 @@ FAILURES = {
     "rule that matches nothing": ([dumps.line(0)], {"upweight": ["9:2"]}, DataError),
     "rule that is none": ([dumps.line(0)], {"upweight": ["x"]}, UsageError),
     "no profile": ([dumps.line(0, prompt_ids=[1])], {"think": "strip"}, DataError),
-    "json cannot hold it": ([dumps.line(0, logprobs=[-1, float("nan"), -1])], {"columns": ["output_logprobs"]}, DataError),
+    "json cannot hold it": (
+        [dumps.line(0, logprobs=[-1, float("nan"), -1])],
+        {"columns": ["output_logprobs"]},
+        DataError,
+    ),
 }
 
 
@@ -182,9 +186,12 @@ def test_a_file_that_may_not_grow_is_an_error_of_the_world(large, tmp_path, shap
 def test_a_full_disk(large, tmp_path, shape, suffix):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = os.geteuid() == 0 and not subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True
-    ).returncode
+    mounted = (
+        os.geteuid() == 0
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True
+        ).returncode
+    )
     if not mounted:
         # Who may not mount has the limit on file sizes above.
         return
@@ -217,7 +224,7 @@ def test_shards_are_named_together(large, tmp_path):
     assert names == sorted(names)
     assert runs.left_behind(tmp_path, "o.manifest.json") == names
     assert sum(file["rows"] for file in report["outputs"]) == 1500
-    with pytest.raises(UsageError, match="is there already$"):
+    with pytest.raises(UsageError, match=r"is there already$"):
         _core.convert(text, _core.Progress())
 
 

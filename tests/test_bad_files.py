@@ -173,7 +173,10 @@ def test_a_known_format_that_is_not_read_is_named(tmp_path, name):
     ("text", "what"),
     [
         ('{"a": 1, "b": 2}', "holds no capture that is known (keys: a, b)"),
-        (json.dumps(dict.fromkeys("abcdefghijklmn")), f"holds no capture that is known (keys: {', '.join('abcdefghijkl')}, ...)"),
+        (
+            json.dumps(dict.fromkeys("abcdefghijklmn")),
+            f"holds no capture that is known (keys: {', '.join('abcdefghijkl')}, ...)",
+        ),
         ("hello", "is not JSON"),
         ("{}", "is not JSON with keys"),
         ("\x00\x01", "is not JSON"),

@@ -32,7 +32,7 @@ def dump(folder, events, done=True):
 
 def test_a_whole_stream(tmp_path):
     rows = runs.convert(dump(tmp_path, chunks()), tmp_path / "o.parquet").rows
-    assert [(row["input_ids"], row["output_ids"]) for row in rows][0] == (dumps.prompt(0), IDS)
+    assert next((row["input_ids"], row["output_ids"]) for row in rows) == (dumps.prompt(0), IDS)
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])

@@ -1,8 +1,10 @@
 """What the binding takes and gives: lists, arrays of every layout, Arrow batches; and its errors."""
 
+import itertools
 import json
 import pickle
 
+import dumps
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -110,7 +112,7 @@ def test_what_is_no_list_of_ids_is_refused(ids, message):
 
 
 def test_a_ragged_list_is_refused():
-    with pytest.raises(ValueError, match="inhomogeneous|not"):
+    with pytest.raises(ValueError, match=r"inhomogeneous|not"):
         tito.strip_think([[1], [2, 3]])
 
 
@@ -124,7 +126,7 @@ def test_ids_of_another_family_are_refused_without_a_profile(at):
             call(ids)
         expected = f"id 151936 at position {at} is not a Qwen3 id, and without profile= Qwen3 is assumed"
         assert (str(caught.value), caught.value.hint) == (expected, hint)
-        with pytest.raises(tito.UsageError, match="is not a Qwen3 id"):
+        with pytest.raises(tito.UsageError, match=r"is not a Qwen3 id"):
             call([1], prompt=ids)
     assert tito.strip_think(ids, profile=QWEN35).tolist() == ids
     assert tito.strip_think([151935]).tolist() == [151935]
@@ -182,7 +184,7 @@ def test_offsets():
     for form in (offsets, offsets.tolist(), offsets.astype(np.int32), offsets.astype(np.uint64)):
         kept, ends = tito.strip_think(values, offsets=form)
         assert (kept.dtype, ends.dtype, ends[0]) == (np.int32, np.int64, 0)
-        lists = [kept[a:b].tolist() for a, b in zip(ends, ends[1:], strict=False)]
+        lists = [kept[a:b].tolist() for a, b in itertools.pairwise(ends)]
         assert lists == [tito.strip_think(one).tolist() for one in BATCH]
     kept, ends = tito.strip_think(values, offsets=offsets[1:3], opened=False)
     assert (kept.tolist(), ends.tolist()) == ([], [0, 0])
@@ -236,11 +238,13 @@ def test_what_a_null_list_covers_is_left_out():
     assert tito.strip_think(array).to_pylist() == [[1], None, [5]]
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.list_(pa.string()), pa.list_(pa.list_(pa.int32())), pa.int64()])
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.int64()), pa.list_(pa.string()), pa.list_(pa.list_(pa.int32())), pa.int64()]
+)
 def test_arrow_arrays_of_another_type_are_refused(kind):
-    with pytest.raises(tito.UsageError, match="^ids: "):
+    with pytest.raises(tito.UsageError, match=r"^ids: "):
         tito.strip_think(pa.array([], kind))
-    with pytest.raises(tito.UsageError, match="^prompt: a batch has many prompts"):
+    with pytest.raises(tito.UsageError, match=r"^prompt: a batch has many prompts"):
         tito.strip_think(pa.array([[1]], pa.list_(pa.int32())), prompt=[1])
 
 
@@ -272,14 +276,14 @@ def test_loss_mask_and_labels(prompt, output, spans, weighted):
 @pytest.mark.parametrize("spans", [[(0, 4)], [(-1, 1)], [(2, 1)], [(0.5, 1)], [(float("nan"), 1)], [(0, float("inf"))]])
 def test_spans_outside_the_row_are_refused(spans):
     for call in (tito.loss_mask, tito.labels):
-        with pytest.raises(tito.UsageError, match="^loss_spans: .* is not inside the 3 ids of the row$") as caught:
+        with pytest.raises(tito.UsageError, match=r"^loss_spans: .* is not inside the 3 ids of the row$") as caught:
             call([1], [2, 3], spans)
         assert caught.value.hint == "spans are half-open and count from the start of input_ids"
 
 
 @pytest.mark.parametrize("spans", [[(1,)], [(0, 1, 1.0, 2)]])
 def test_spans_of_another_shape_are_refused(spans):
-    with pytest.raises(tito.UsageError, match="columns"):
+    with pytest.raises(tito.UsageError, match=r"columns"):
         tito.loss_mask([1], [2, 3], spans)
 
 
@@ -310,16 +314,15 @@ def test_errors_survive_a_pickle(tmp_path):
 
 def test_a_profile_that_is_none_is_refused():
     for text in ("", "{}", "[]", json.dumps({**runs.QWEN3, "extra": 1}), json.dumps({**runs.QWEN3, "version": 2})):
-        with pytest.raises(tito.UsageError, match="^(not a profile|profile )"):
+        with pytest.raises(tito.UsageError, match=r"^(not a profile|profile )"):
             _core.ThinkRule(text)
 
 
 def test_calls_of_a_file(tmp_path):
-    import dumps
-
     dump = dumps.write(tmp_path / "d.jsonl", dumps.line(0), "{", dumps.line(2), dumps.line(3), dumps.line(4))
     shown = _core.call_ids(str(dump))
-    assert [entry["record"] for entry in shown] and len(shown) <= 4
+    assert [entry["record"] for entry in shown]
+    assert len(shown) <= 4
     [only] = _core.call_ids(str(dump), record=4)
     assert (only["turn"], only["prompt_ids"].tolist(), only["bad"]) == (3, dumps.prompt(3), None)
     [bad] = _core.call_ids(str(dump), record=2)

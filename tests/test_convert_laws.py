@@ -1,4 +1,4 @@
-"""The laws of the conversion, on dumps of every format: exactness, conservation, weights, and equality with the twin."""
+"""The laws of the conversion, on dumps of every format: exactness, conservation, weights, equality with the twin."""
 
 import os
 import tempfile
@@ -9,6 +9,7 @@ import pytest
 import reference_convert
 import runs
 import strategies
+import tito
 from hypothesis import given
 from hypothesis import strategies as st
 from tito import _core
@@ -154,8 +155,6 @@ def test_fractions_are_copied_to_within_one_row(dump, drawn, seed):
 
 @given(strategies.rollouts(), st.sampled_from((True, False, "pair", None)))
 def test_strip_is_idempotent(drawn, opened):
-    import tito
-
     family, rollouts = drawn
     profile = tito.Profile.named(family.name)
     for rollout in rollouts:

@@ -279,5 +279,5 @@ def test_options_that_are_wrong(tmp_path, options, message):
 
 @pytest.mark.parametrize("text", ["", "nonsense", "null", "7"])
 def test_options_that_are_no_object(text):
-    with pytest.raises(UsageError, match="^options: "):
+    with pytest.raises(UsageError, match=r"^options: "):
         _core.convert(text, _core.Progress())

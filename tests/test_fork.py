@@ -1,10 +1,13 @@
 """A process that used the core may fork, and the child may use it too."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import dumps
 import pytest
+import tito
 
 SCRIPT = """
 import json, multiprocessing, os, sys
@@ -48,9 +51,6 @@ def test_a_forked_child_does_the_same(tmp_path, how):
 
 
 def environment():
-    import os
-    from pathlib import Path
-
     tests = Path(__file__).parent
-    paths = [str(tests), str(tests.parent / "python"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(tests), str(Path(tito.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -57,7 +57,7 @@ class Spelling:
             code = ord(char)
             must = char in '"\\' or code < 0x20
             way = self.dice.randrange(8)
-            if way == 0 or must and (char not in SHORT or way < 4):
+            if way == 0 or (must and (char not in SHORT or way < 4)):
                 units = char.encode("utf-16-be")
                 pairs = (units[i : i + 2].hex() for i in range(0, len(units), 2))
                 written += ["\\u" + (pair.upper() if self.dice.random() < 0.5 else pair) for pair in pairs]

@@ -81,7 +81,9 @@ def test_shuffled_lines_give_the_same_rows(dump, drawn, dice):
         return
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        lines = [line for _, data in dump.files for line in data.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()]
+        lines = [
+            line for _, data in dump.files for line in data.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()
+        ]
         results = []
         for n in range(2):
             (folder / f"{n}.jsonl").write_bytes(b"\n".join(lines) + b"\n")

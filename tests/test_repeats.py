@@ -5,7 +5,7 @@ import json
 import dumps
 import pytest
 import runs
-from tito import DataError
+from tito import DataError, _core
 
 RETRIED = 256
 
@@ -91,8 +91,6 @@ def test_two_tokenizers_get_a_file_each(tmp_path, workers, shared):
     lines = [make(n, **more) for n in range(3) for make in (dumps.line, qwen35)]
     dump = dumps.write(tmp_path / "d.jsonl", *lines)
     options = json.loads(runs.options_json(dump, tmp_path / "o.parquet", group_by="identity", workers=workers))
-    from tito import _core
-
     report = json.loads(_core.convert(json.dumps(options), _core.Progress()))
     assert [(file["file"], file["rows"]) for file in report["outputs"]] == [
         (str(tmp_path / "o.qwen3.parquet"), 3),
@@ -143,3 +141,19 @@ def test_a_given_profile_must_fit(tmp_path):
         "[151645", "[13048, 151645"
     )
     assert caught.value.hint == "give the profile of the tokenizer and template that made the captures"
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_choices_on_lines_of_their_own_share_a_turn(tmp_path, order):
+    made = [
+        dumps.line(0, turn=None, started=1.0, choice=0),
+        dumps.line(0, turn=None, started=1.0, choice=1, output=[5, 151645]),
+        dumps.line(1, turn=None, started=2.0),
+    ]
+    dump = dumps.write(tmp_path / "d.jsonl", *(made[n] for n in order))
+    rows = runs.convert(dump, tmp_path / "o.parquet").rows
+    assert [(row["call_id"], row["turn"], len(row["output_ids"])) for row in rows] == [
+        ("c0", 0, 3),
+        ("c0", 0, 2),
+        ("c1", 1, 3),
+    ]

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tito
 
 TESTS = Path(__file__).parent
 CAPTURES = TESTS / "captures"
@@ -36,7 +37,8 @@ WORK = """
 import json, tito
 for think in ("keep", "strip", "strip-all", "mask"):
     for tail in ("captured", "no-think"):
-        report = tito.convert(sys.argv[1], sys.argv[2], policies=tito.Policies(think=think, tail=tail, bad="skip", unterminated="keep"))
+        policies = tito.Policies(think=think, tail=tail, bad="skip", unterminated="keep")
+        report = tito.convert(sys.argv[1], sys.argv[2], policies=policies)
         assert report.rows > 0
 rows = list(tito.open_rows(sys.argv[2]))
 print(len(rows))
@@ -47,7 +49,7 @@ print(len(rows))
 @pytest.mark.parametrize("capture", ["qwen3/calls.jsonl", "qwen35-stream/calls.jsonl", "qwen35/coop"])
 def test_no_tokenizer_is_needed(tmp_path, guard, capture):
     command = [sys.executable, "-c", guard + WORK, str(CAPTURES / capture), str(tmp_path / "o.parquet")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "python")])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(tito.__file__).parents[1])}
     child = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert child.returncode == 0, child.stderr
     assert int(child.stdout) > 0
