@@ -63,7 +63,7 @@ def test_no_error_leaves_a_file(tmp_path, name, suffix, interleaved):
 
 def test_a_manifest_that_cannot_be_written_leaves_no_rows(tmp_path):
     dump = dumps.write(tmp_path / "d.jsonl", dumps.line(0))
-    (tmp_path / "o.manifest.json").mkdir()
+    (tmp_path / "o.parquet.manifest.json").mkdir()
     with pytest.raises((WorldError, UsageError)):
         runs.convert(dump, tmp_path / "o.parquet")
     assert runs.left_behind(tmp_path) == ["d.jsonl"]
@@ -222,7 +222,7 @@ def test_shards_are_named_together(large, tmp_path):
     report = json.loads(_core.convert(text, _core.Progress()))
     names = [Path(file["file"]).name for file in report["outputs"]]
     assert names == sorted(names)
-    assert runs.left_behind(tmp_path, "o.manifest.json") == names
+    assert runs.left_behind(tmp_path, "o.jsonl.manifest.json") == names
     assert sum(file["rows"] for file in report["outputs"]) == 1500
     with pytest.raises(UsageError, match=r"is there already$"):
         _core.convert(text, _core.Progress())

@@ -155,7 +155,7 @@ def test_logprobs_are_carried_as_they_are(tmp_path):
         runs.convert(dump, tmp_path / "o.jsonl", columns=["output_logprobs"], jsonl=True)
     assert str(caught.value) == f"{dump}: record 1, turn 0: output_logprobs is -inf, which JSON cannot hold"
     assert caught.value.hint == "write parquet instead"
-    assert runs.left_behind(tmp_path) == ["d.jsonl", "o.manifest.json", "o.parquet"]
+    assert runs.left_behind(tmp_path) == ["d.jsonl", "o.parquet", "o.parquet.manifest.json"]
 
 
 @pytest.mark.parametrize(

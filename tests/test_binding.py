@@ -263,6 +263,11 @@ def test_loss_mask_and_labels(prompt, output, spans, weighted):
     weights = [0.0] * len(ids)
     for start, end, weight in spans:
         weights[start:end] = [weight if weighted else 1.0] * (end - start)
+    taken = sorted((start, end) for start, end, _ in spans if start < end)
+    if any(after[0] < before[1] for before, after in zip(taken, taken[1:], strict=False)):
+        with pytest.raises(tito.UsageError, match=r" overlap$"):
+            tito.labels(prompt, output, spans)
+        return
     given_ = spans if weighted else [(start, end) for start, end, _ in spans]
     mask, labels = tito.loss_mask(prompt, output, given_), tito.labels(prompt, output, given_)
     assert (mask.dtype, labels.dtype) == (np.int8, np.int32)
@@ -283,7 +288,7 @@ def test_spans_outside_the_row_are_refused(spans):
 
 @pytest.mark.parametrize("spans", [[(1,)], [(0, 1, 1.0, 2)]])
 def test_spans_of_another_shape_are_refused(spans):
-    with pytest.raises(tito.UsageError, match=r"columns"):
+    with pytest.raises(tito.UsageError, match=r"^loss_spans: a span of [14] values$"):
         tito.loss_mask([1], [2, 3], spans)
 
 

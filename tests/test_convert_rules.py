@@ -225,7 +225,10 @@ def test_another_number_of_rows_than_expected(tmp_path, n):
 
 def test_no_row_is_left(tmp_path):
     message, hint = refused(tmp_path, dumps.line(0, kind="helper"), dumps.line(1, output=[5]))
-    assert message == "no row is left of 2 calls (skipped: kind 1, truncated 1)"
+    assert message == (
+        "no row is left of 2 calls (skipped: kind 1, truncated 1); first DIR/d.jsonl: record 1, turn 0: "
+        'kind "helper" was not asked for'
+    )
     assert hint == "choose other policies, or --expect-rows 0 if that is right"
 
 

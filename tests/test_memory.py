@@ -38,8 +38,9 @@ def test_memory_does_not_follow_the_dump(tmp_path, form, workers):
     small, large = make(tmp_path / "s.jsonl", "40MB", form), make(tmp_path / "l.jsonl", "160MB", form)
     options = {"think": "strip", "workers": workers}
     peaks = [peak(dump, tmp_path / "o.parquet", **options) for dump in (small, large)]
-    assert peaks[1] - peaks[0] < 16 * MIB, [n / MIB for n in peaks]
-    print([n / MIB for n in peaks])
+    # Interleaved calls wait in a spill, of which 16 MiB stay in memory, beside 32 MiB of the live rollouts' last ids.
+    allowed = {"A": 16, "B": 64}[form] * MIB
+    assert peaks[1] - peaks[0] < allowed, [n / MIB for n in peaks]
 
 
 @pytest.mark.parametrize("shape", ["call", "skipped string", "trajectory"])

@@ -48,7 +48,7 @@ def test_any_number_of_workers_writes_the_same_bytes(dump, tmp_path, suffix):
         text = runs.options_json(dump, out, **{**options, "workers": workers})
         report = json.loads(_core.convert(text, _core.Progress()))
         written.append((out.read_bytes(), report["counts"]))
-        assert json.loads((tmp_path / "o.manifest.json").read_text())["counts"] == report["counts"]
+        assert json.loads((tmp_path / f"o.{suffix}.manifest.json").read_text())["counts"] == report["counts"]
     assert written[0] == written[1] == written[2]
 
 
@@ -91,7 +91,8 @@ def test_shuffled_lines_give_the_same_rows(dump, drawn, dice):
             try:
                 results.append(bare(runs.convert(folder / f"{n}.jsonl", folder / f"o{n}.jsonl", **options).rows))
             except _core.DataError as error:
-                results.append(str(error).replace(f"{n}.jsonl", ""))
+                # Which call stands first is what the shuffle changes.
+                results.append(str(error).replace(f"{n}.jsonl", "").partition("; first ")[0])
             dice.shuffle(lines)
         assert results[0] == results[1]
 

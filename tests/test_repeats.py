@@ -98,7 +98,7 @@ def test_two_tokenizers_get_a_file_each(tmp_path, workers, shared):
     ]
     for name, first in (("qwen3", 151644), ("qwen3.5", 248045)):
         assert all(row["input_ids"][0] == first for row in runs.read_rows(tmp_path / f"o.{name}.parquet"))
-    assert runs.left_behind(tmp_path) == ["d.jsonl", "o.manifest.json", "o.qwen3.5.parquet", "o.qwen3.parquet"]
+    assert runs.left_behind(tmp_path) == ["d.jsonl", "o.parquet.manifest.json", "o.qwen3.5.parquet", "o.qwen3.parquet"]
 
 
 UNKNOWN = {"prompt_ids": [1, 2, 3], "output_ids": [4, 5, 6]}

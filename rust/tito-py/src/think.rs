@@ -345,12 +345,16 @@ fn weights(py: Python<'_>, prompt: usize, output: usize, loss_spans: Option<&Bou
             }
         };
         let inside = start >= 0.0 && end >= start && end <= length as f64 && start.fract() == 0.0 && end.fract() == 0.0;
-        if !inside || !weight.is_finite() {
-            let message =
-                format!("loss_spans: [{start}, {end}) of weight {weight} does not fit the {length} ids of the row");
-            return Err(usage(py, message, HINT));
+        if !inside {
+            let message = format!("loss_spans: [{start}, {end}) is not inside the {length} ids of the row");
+            return Err(usage(py, message, "spans are half-open and count from the start of input_ids"));
         }
-        taken.push((start as usize..end as usize, weight as f32));
+        if !weight.is_finite() {
+            return Err(usage(py, format!("loss_spans: the weight of [{start}, {end}) is {weight}"), HINT));
+        }
+        if start < end {
+            taken.push((start as usize..end as usize, weight as f32));
+        }
     }
     taken.sort_by_key(|(span, _)| span.start);
     if let Some(pair) = taken.windows(2).find(|pair| pair[1].0.start < pair[0].0.end) {

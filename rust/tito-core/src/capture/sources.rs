@@ -8,7 +8,7 @@ use super::Origin;
 use super::buffer::Buffer;
 use super::files::{Input, expand};
 use super::look::{Shape, look};
-use super::sniff::{FORMATS, Format};
+use super::sniff::{FORMATS, Format, NoFormat};
 use crate::error::{Error, Place, Result};
 use crate::json::{Cursor, Fault, Scalar};
 use flate2::read::MultiGzDecoder;
@@ -219,10 +219,18 @@ impl Sources {
         self.total
     }
 
-    /// Whether a path is one of the files to read.
+    /// Whether a path is one of the files to read and holds captures: rows of an earlier run may be written over.
     #[must_use]
-    pub fn reads(&self, path: &Path) -> bool {
-        path.canonicalize().is_ok_and(|real| self.real.contains(&real))
+    pub fn holds_captures(&self, path: &Path) -> bool {
+        let named = path.canonicalize().is_ok_and(|real| self.real.contains(&real));
+        named && self.look_at(path).is_none_or(|what| what.is_unread())
+    }
+
+    /// Why a file holds no captures; none if it does, or cannot be looked at.
+    fn look_at(&self, path: &Path) -> Option<NoFormat> {
+        let inner: Box<dyn Read + Send> = Box::new(File::open(path).ok()?);
+        let raw = Hashing { inner, hash: xxhash3_128::Hasher::new(), bytes: 0, progress: Arc::default() };
+        look(&mut Buffer::default(), Opened::open(raw).ok()?.reader(), self.forced).ok()?.err()
     }
 
     /// Files read so far, and how many were named more than once.

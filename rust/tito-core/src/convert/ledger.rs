@@ -83,8 +83,8 @@ impl Ledger {
         let rollout = who.rollout_id.as_deref().unwrap_or_default().as_bytes();
         let known = match (&call.call_id, call.started) {
             // What people number themselves is unique in a rollout only.
-            (Some(id), _) if piece.format == "native" => {
-                Some(key(&[b"native", rollout, id.as_bytes(), &call.choice.to_le_bytes()]))
+            (Some(id), _) if id.bytes().all(|b| b.is_ascii_digit()) => {
+                Some(key(&[b"number", rollout, id.as_bytes(), &call.choice.to_le_bytes()]))
             }
             // A response has one id, whatever saved it; choices of a response share it.
             (Some(id), _) => Some(key(&[b"id", id.as_bytes(), &call.choice.to_le_bytes()])),

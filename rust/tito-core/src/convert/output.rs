@@ -66,7 +66,7 @@ impl Output {
         let Some(path) = &self.path else { return Ok(()) };
         let known = identities.names().map(|name| named(path, Some(name)));
         let all = [path.clone(), manifest_of(path), named(path, Some("unknown"))];
-        match all.into_iter().chain(known).find(|path| sources.reads(path)) {
+        match all.into_iter().chain(known).find(|path| sources.holds_captures(path)) {
             None => Ok(()),
             Some(path) => Err(Error::usage(
                 format!("{} is an input and would be written over", path.display()),
