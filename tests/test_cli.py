@@ -64,7 +64,7 @@ def test_the_report_as_json_is_the_library_s(run):
     assert [warning.split(":")[0] for warning in report["warnings"]] == ["unterminated", "few_rows"]
     assert "calls" not in err
     del report["warnings"], report["manifest"]
-    manifest = json.loads(Path("rows.manifest.json").read_text())
+    manifest = json.loads(Path("rows.parquet.manifest.json").read_text())
     assert report == manifest
 
 

@@ -32,7 +32,9 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
 EXAMPLES = [line for block in re.findall(r"```json\n(.*?)```", README, re.S) for line in block.splitlines()]
 
 
-@pytest.mark.parametrize(("line", "name"), zip(EXAMPLES, ("calls", "response", "native", "cooperbench"), strict=True))
+@pytest.mark.parametrize(
+    ("line", "name"), list(zip(EXAMPLES, ("calls", "response", "native", "cooperbench"), strict=True))
+)
 def test_the_example_of_every_format_gives_a_row(tmp_path, line, name):
     (tmp_path / "one.jsonl").write_text(line + "\n", encoding="utf-8")
     report = tito.check(tmp_path / "one.jsonl")
