@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"stopped{said}", file=sys.stderr)
         return 128 + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
+    finally:
+        _mute_stdout()
 
 
 def _run(args: Any) -> int:
@@ -71,10 +73,8 @@ def _run(args: Any) -> int:
         return 1 if isinstance(error, DataError) else 2 if isinstance(error, UsageError) else 3
     except BrokenPipeError:
         # Whoever read the output has seen enough.
-        _mute_stdout()
         return 0
     except OSError as error:
-        _mute_stdout()
         _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), "check path and permissions")
         return 3
 
@@ -88,9 +88,9 @@ def _open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
     if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def _mute_stdout() -> None:
