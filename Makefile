@@ -11,6 +11,7 @@ FUZZ_SECONDS ?= 60
 
 demo: ## installs into its own environment, converts the bundled real captures and shows the result
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
+	@echo 'Building the Rust half: the first time takes some minutes.'
 	$(DEMO)/bin/pip install --quiet --disable-pip-version-check .
 	mkdir -p $(OUT)
 	$(DEMO)/bin/tito convert $(CAPTURES)/qwen3/calls.jsonl -o $(OUT)/qwen3.parquet --think strip --upweight 0:12
@@ -18,6 +19,7 @@ demo: ## installs into its own environment, converts the bundled real captures a
 	$(DEMO)/bin/tito check $(CAPTURES)/smollm2-chat.jsonl --quiet
 	$(DEMO)/bin/tito show $(OUT)/qwen3.parquet --n 2
 	$(DEMO)/bin/tito show $(OUT)/qwen35.jsonl --n 1
+	@echo 'Done. To go on by hand: . $(DEMO)/bin/activate'
 
 venv:
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +46,9 @@ bench: venv ## what it costs, beside the same job done in Python
 
 fuzz: ## every fuzz target for FUZZ_SECONDS
 	cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
-	set -e; for target in $$(cargo fuzz list --fuzz-dir rust/fuzz); do \
-	    cargo fuzz run --fuzz-dir rust/fuzz --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -verbosity=0; \
+	set -e; targets=$$(cargo fuzz list --fuzz-dir rust/fuzz); test -n "$$targets"; for target in $$targets; do \
+	    mkdir -p rust/fuzz/corpus/$$target; \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir rust/fuzz --sanitizer none $$target \
+	        rust/fuzz/corpus/$$target rust/fuzz/seeds/$$target -- -dict=rust/fuzz/json.dict \
+	        -max_len=16384 -timeout=5 -max_total_time=$(FUZZ_SECONDS) -verbosity=0; \
 	done

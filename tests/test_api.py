@@ -199,3 +199,46 @@ def test_expand_turns_makes_what_convert_makes(tmp_path):
 def test_expand_turns_refuses_what_is_no_ids(call, message):
     with pytest.raises(tito.UsageError, match=re.escape(message)):
         tito.expand_turns([call])
+
+
+def test_facts_of_numpy_are_plain_numbers():
+    [row, _] = tito.expand_turns(
+        [dataclasses.replace(calls()[0], turn=np.int64(3), reward=np.float32(1), started=float("nan")), calls()[1]],
+        policies=tito.Policies(),
+    )[::-1]
+    assert (row.turn, row.reward) == (3, 1.0)
+    facts = tito.Call(prompt_ids=[1], output_ids=[2], reward=True, started=np.inf, stop_token_ids=np.array([5])).facts()
+    assert (facts["reward"], facts["started"], facts["stop_token_ids"]) == (None, None, [5])
+
+
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        ({"turn": 1.5}, "call 1: turn: 1.5 is no whole number"),
+        ({"attempt": "2"}, "call 1: attempt: '2' is no whole number"),
+        ({"reward": "good"}, "call 1: reward: 'good' is no number"),
+        ({"task_id": 1.5}, "call 1: task_id: 1.5 is no whole number"),
+    ],
+)
+def test_a_fact_of_another_type_is_named(fact, message):
+    with pytest.raises(tito.UsageError, match=re.escape(message)):
+        tito.expand_turns([calls()[0], dataclasses.replace(calls()[1], **fact)])
+
+
+def test_every_fact_of_a_call_is_told():
+    names = {field.name for field in dataclasses.fields(tito.Call)} - {"prompt_ids", "output_ids", "logprobs"}
+    assert set(tito.Call(prompt_ids=[1], output_ids=[2]).facts()) == names
+
+
+def test_calls_that_are_all_left_out_give_no_rows():
+    assert tito.expand_turns([tito.Call(prompt_ids=[1], output_ids=[2], finish="length")]) == []
+
+
+def test_what_the_watch_raises_comes_through(tmp_path):
+    capture = Path(__file__).parent / "captures" / "qwen3" / "calls.jsonl"
+
+    def watch(progress):
+        raise RuntimeError("seen")
+
+    with pytest.raises(RuntimeError, match="seen"):
+        tito.convert(capture, tmp_path / "rows.parquet", progress=watch)

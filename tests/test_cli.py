@@ -64,7 +64,7 @@ def test_the_report_as_json_is_the_library_s(run):
     assert [warning.split(":")[0] for warning in report["warnings"]] == ["unterminated", "few_rows"]
     assert "calls" not in err
     del report["warnings"], report["manifest"]
-    manifest = json.loads(Path("rows.manifest.json").read_text())
+    manifest = json.loads(Path("rows.parquet.manifest.json").read_text())
     assert report == manifest
 
 
@@ -337,3 +337,78 @@ def test_ctrl_c_stops_and_leaves_nothing(tmp_path):
     assert process.wait(timeout=20) == 130
     assert err.splitlines()[-1] == "stopped; nothing was written"
     assert not (tmp_path / "rows.parquet").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_stop_like_ctrl_c(tmp_path, number):
+    process = subprocess.Popen(
+        [*TITO, "convert", "-", "-o", str(tmp_path / "rows.parquet")], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdin.write(Path(QWEN3).read_bytes().splitlines(keepends=True)[0])
+    process.stdin.flush()
+    time.sleep(1)
+    process.send_signal(number)
+    time.sleep(0.2)
+    process.stdin.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=20) == 128 + number
+    assert err.splitlines()[-1] == b"stopped; nothing was written"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_handlers_of_signals_are_put_back(run):
+    before = signal.getsignal(signal.SIGTERM)
+    assert run("formats")[0] == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("redirect", "args", "code"),
+    [
+        (">&-", ["convert", QWEN3, "-o", "rows.parquet"], 0),
+        ("2>&-", ["convert", QWEN3, "-o", "rows.parquet"], 0),
+        (">&- 2>&- <&-", ["convert", QWEN3, "-o", "rows.parquet"], 0),
+        (">&-", ["formats"], 3),
+        ("2>&-", ["formats"], 0),
+        ("2>&-", ["check", "none.jsonl"], 3),
+        (">&-", ["--help"], 0),
+        (">/dev/full", ["formats"], 3),
+    ],
+)
+def test_closed_streams_are_no_traceback(tmp_path, redirect, args, code):
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {redirect}', "sh", *TITO, *args], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if "-o" in args:
+        assert len(tito.open_rows(tmp_path / "rows.parquet")) == 36
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems refuse such names")
+def test_a_name_that_is_not_utf_8_is_wrong_use(run):
+    name = os.fsdecode(b"bad\xff.jsonl")
+    Path(name).write_bytes(Path(QWEN3).read_bytes())
+    for args in (["check", name], ["show", name], ["convert", QWEN3, "-o", name]):
+        code, _, err = run(*args)
+        assert (code, error(err)[0]) == (2, "bad\\udcff.jsonl: the name is not UTF-8")
+
+
+def test_a_missing_package_is_the_world_s(run, monkeypatch, tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    (tmp_path / "m").mkdir()
+    tokenizer.save(str(tmp_path / "m" / "tokenizer.json"))
+    code, _, err = run("profile", "m")
+    assert (code, error(err)[1]) == (2, "give the template: `tito profile m --template FILE -o p.json`")
+    Path("t.jinja").write_text("{{ messages }}")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    code, _, err = run("profile", "m", "--template", "t.jinja")
+    assert code == 3
+    assert error(err) == ("reading a tokenizer needs tokenizers", "in the checkout: pip install '.[profile]'")
+
+
+def test_check_does_not_offer_what_it_does_not_do(run):
+    assert "--bad skip" in run("check", "--help")[1]
+    assert "error|skip" in run("convert", "--help")[1]

@@ -1,10 +1,14 @@
 """What the README shows must run, and what it lists must be there."""
 
+import doctest
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import tito
+from tito.calls import Flag
 from tito.cli import _parser, main
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +27,32 @@ def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:
         assert main(shlex.split(command)[1:]) == 0, (command, capsys.readouterr().err)
+
+
+EXAMPLES = [line for block in re.findall(r"```json\n(.*?)```", README, re.S) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("line", "name"), list(zip(EXAMPLES, ("calls", "response", "native", "cooperbench"), strict=True))
+)
+def test_the_example_of_every_format_gives_a_row(tmp_path, line, name):
+    (tmp_path / "one.jsonl").write_text(line + "\n", encoding="utf-8")
+    report = tito.check(tmp_path / "one.jsonl")
+    assert (report.rows, report.data["inputs"][0]["format"]) == (1, name)
+
+
+def test_the_python_runs_where_the_checkout_is(tmp_path, monkeypatch):
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    assert doctest.testfile(str(ROOT / "README.md"), module_relative=False) == (0, 8)
+
+
+def test_every_column_flag_and_reason_is_told():
+    table = README.split("## What is written")[1].split("## Exit codes")[0]
+    for column in json.loads(tito._core.schema_json())["columns"]:
+        assert f"`{column['name']}`" in table
+    for flag in Flag:
+        assert f"{flag.value} {flag.name.lower()}" in table.replace("\n", " ")
 
 
 def options():

@@ -79,7 +79,7 @@ DATA = {
     "profiles": [
         {"name": "qwen3", "tokenizer_hash": "sha256:9cb7c07365093fd8", "template_hash": "sha256:a55ee1b16601"}
     ],
-    "manifest": "rows.manifest.json",
+    "manifest": "rows.parquet.manifest.json",
 }
 
 TEXT = """\
@@ -201,6 +201,9 @@ def turns(*weights):
         ({"counts__think__tail_unknown": 8}, "tail_unknown", "8 prompts end in no tail"),
         ({"counts__think__history_left": 3}, "history_left", "3 earlier turns"),
         ({"policies__think": "keep", "counts__think__unterminated": 4}, "unterminated", "4 outputs open"),
+        ({"policies__unterminated": "keep", "counts__think__unterminated": 4}, "unterminated", "4 outputs open"),
+        ({"counts__skipped": {"no_capture": 1}}, "no_capture", "ask the engine for return_token_ids: true"),
+        ({"counts__skipped": {"torn_record": 2}}, "torn_record", "2 files end in a line that is cut off"),
         ({"counts__truncation_judged__by_finish": 5}, "judged_by_finish", "whether 5 outputs"),
         ({"counts__repeated_ids": 6}, "repeated_ids", "6 calls have the very ids"),
         ({"counts__skipped": {"duplicate": 301}}, "mostly_skipped", "50.2 % of the calls"),

@@ -170,3 +170,23 @@ def test_rows_are_told_from_captures(folder):
         assert looks_like_rows(str(folder / rows))
     for capture in ("qwen3/calls.jsonl", "smollm2-chat.jsonl", "qwen3", "README.md", "none"):
         assert not looks_like_rows(str(CAPTURES / capture))
+
+
+def test_rows_that_were_made_differently_are_not_read_as_one(tmp_path):
+    dump = CAPTURES / "qwen3" / "calls.jsonl"
+    for name in ("parquet", "jsonl"):
+        for think in ("keep", "mask"):
+            tito.convert(dump, tmp_path / f"{think}.{name}", policies=tito.Policies(think=think))
+    with pytest.raises(
+        tito.DataError, match=r'different policies \(keep.parquet: think="keep", mask.parquet'
+    ) as caught:
+        tito.open_rows(tmp_path / "*.parquet")
+    assert caught.value.hint == "open them apart"
+    table = pq.read_table(tmp_path / "keep.parquet")
+    for key, what in ((b"tito.profile", "profiles"), (b"tito.tokenizer_hash", "tokenizers")):
+        (tmp_path / what).mkdir()
+        pq.write_table(table, tmp_path / what / "a.parquet")
+        other = table.replace_schema_metadata({**table.schema.metadata, key: b"other"})
+        pq.write_table(other, tmp_path / what / "b.parquet")
+        with pytest.raises(tito.DataError, match=f"different {what}"):
+            tito.open_rows(tmp_path / what)

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from enum import IntFlag
 from functools import cache
+from math import isfinite
+from operator import index
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -88,10 +91,53 @@ class Call:
     parse_error: bool = False
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the arrays, as the core reads it."""
-        arrays = ("prompt_ids", "output_ids", "logprobs")
-        facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in arrays}
-        return {**facts, "stop_token_ids": [int(i) for i in self.stop_token_ids]}
+        """Everything but the arrays, as the core reads it: numbers of numpy as Python's, a number that is not finite
+        and a boolean reward as None. `UsageError` names what is of another type."""
+        return {name: read(name, getattr(self, name)) for name, read in _FACTS.items()}
+
+
+def _whole(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, bool | np.bool_):
+        with suppress(TypeError):
+            return index(value)
+    raise with_hint(UsageError(f"{name}: {value!r} is no whole number"), "give an int, or None where it is not known")
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None or isinstance(value, bool | np.bool_):
+        return None
+    if not isinstance(value, str | bytes):
+        with suppress(TypeError, ValueError):
+            number = float(value)
+            return number if isfinite(number) else None
+    raise with_hint(UsageError(f"{name}: {value!r} is no number"), "give a number, or None where it is not known")
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    # Names that are numbers, as in files.
+    return str(_whole(name, value))
+
+
+def _truth(_: str, value: Any) -> bool:
+    return bool(value)
+
+
+def _wholes(name: str, value: Any) -> list[int | None]:
+    return [_whole(name, i) for i in value]
+
+
+_FACTS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("rollout_id", "task_id", "pair_id", "agent", "status", "source", "call_id"), _text),
+    **dict.fromkeys(("kind", "finish"), _text),
+    **dict.fromkeys(("attempt", "choice", "turn"), _whole),
+    **dict.fromkeys(("reward", "started"), _number),
+    **dict.fromkeys(("stop_string", "parse_error"), _truth),
+    "stop_token_ids": _wholes,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +220,26 @@ def _hash(value: str | bytes) -> bytes:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """Every choice that decides which rows come out, with its default; the command line spells them alike.
+
+    - `think`: `keep` leaves thinking in outputs; `strip` cuts it from them; `strip-all` cuts it from earlier turns in
+      prompts too; `mask` leaves it and takes its loss away.
+    - `tail`: `captured` leaves the generation prompt's end; `no-think` rewrites it to the template's end with thinking
+      switched off.
+    - `rows`: `turn` makes one row a call.
+    - `upweight`: rules `SELECTOR:WEIGHT`. A selector is a turn (`3`), turns from and to (`0-2`, both included), `first`
+      or `last` (of the rollout), or `KEY=VALUE` with the key `agent`, `kind`, `task`, `pair`, `rollout`, `status` or
+      `attempt`. Weights of all rules that match a row multiply; a rule that matches no row is an error.
+    - `upweight_as`: `weight` writes the column `weight`, which counts only if the loss uses it; `copies` repeats rows,
+      drawn with `seed` where a weight is no whole number, and the total is the same.
+    - `truncated`: outputs that end in no stop id are left out (`drop`), stay without loss (`mask`), or stay (`keep`).
+    - `unterminated`: outputs that open thinking and never close it are left out (`drop`) or stay (`keep`); asked only
+      when `think` is not `keep`.
+    - `max_length`, `overlong`: a row of more ids than that fails the run (`error`), is left out (`drop`), or loses its
+      prompt's oldest turns (`trim-prompt`).
+    - `kind`: kinds of calls that give rows.
+    - `bad`: bad data fails the run when all is read (`error`), or is left out and counted (`skip`).
+    - `group_by`: two tokenizers in one dump are refused (`none`), or get a file each (`identity`).
+    - `columns`: `loss_mask`, `loss_weights`, `labels`, `output_logprobs`.
 
     `upweight`, `kind` and `columns` also take one text with commas. Raises `UsageError` for a word that is no choice;
     rules of `upweight` are read by the core when they are used.

@@ -11,6 +11,7 @@ from typing import Any
 from tito import _core
 from tito._core import Progress
 from tito.calls import Policies
+from tito.paths import utf8_path
 from tito.profile import Profile
 from tito.profile.find import find_profile
 from tito.report import Report
@@ -42,10 +43,11 @@ def convert(
     `inputs` are files, folders, globs or `-` (standard input). `output` is one file, or with `shard_bytes` the name
     that numbered shards are made from (`rows-00000.parquet`); a manifest is written beside it. `jsonl` writes JSON
     lines in place of parquet; None asks the name of `output`. `workers` is a number of threads, 0 all cores; the bytes
-    written are the same for any number. `progress` is called about ten times a second from the calling thread.
+    written are the same for any number. `progress` is called about ten times a second from the calling thread; what it
+    raises stops the run and comes through, though the output may stand already when it raises at the very end.
 
     The output gets its name only when everything is written: after an error or Ctrl-C (`KeyboardInterrupt`) nothing
-    stands under it that was not there before.
+    stands under it that was not there before. A Ctrl-C that comes when all is written changes nothing.
 
     Raises `DataError` for bad data, for a policy that fires nowhere, and for a number of rows other than `expect_rows`;
     `UsageError` for options; `WorldError` for files.
@@ -54,7 +56,7 @@ def convert(
     >>> report.rows, report.skipped, report.outputs
     (12, {'unterminated_think': 24}, ('rows.parquet',))
     """
-    name = os.fspath(output)
+    name = utf8_path(output)
     options = _options(inputs, policies, profile, from_format, workers)
     options |= {
         "output": name,
@@ -97,7 +99,7 @@ def _options(
     known = find_profile(profile)
     return {
         **policies.to_dict(),
-        "inputs": [os.fspath(i) for i in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)],
+        "inputs": [utf8_path(i) for i in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)],
         "from": from_format,
         "profile": None if known is None else json.loads(known.to_json()),
         "workers": workers,
@@ -123,11 +125,11 @@ def _run(options: dict[str, Any], watch: Callable[[Progress], None] | None) -> R
             thread.join(_WATCH_SECONDS)
             if watch is not None:
                 watch(progress)
-    except BaseException:
+    except BaseException as stop:
         progress.cancel()
         thread.join()
-        # Too late to stop it: its files stand, so say so by going on.
-        if not reports:
+        # Too late for Ctrl-C: the files stand, so say so by going on. What the watch raised is never lost.
+        if not (reports and isinstance(stop, KeyboardInterrupt)):
             raise
     if failures:
         raise failures[0]

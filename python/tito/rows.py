@@ -37,7 +37,8 @@ def open_rows(path: str | os.PathLike[str]) -> RowsFile:
     are read-only views of the row group they stand in, without a copy. Reading in order costs one row group of memory
     at a time; the last four stay decoded, so a shuffle over many groups is slow.
 
-    Raises `WorldError` for a path that is not there, `DataError` for a file that holds no rows.
+    Raises `WorldError` for a path that is not there, `DataError` for a file that holds no rows, and for
+    several files whose profiles, tokenizers or policies differ: open them apart.
 
     >>> rows = open_rows("kept.parquet")
     >>> len(rows), rows.kind, rows[0].turn, rows[0].input_ids.dtype, rows[0].input_ids.flags.writeable
@@ -59,6 +60,7 @@ class RowsFile(Sequence[Row]):
                 DataError(f"{self._path}: rows of different kinds ({', '.join(sorted(kinds))})"), "open them apart"
             )
         [self._kind] = kinds
+        _refuse_mixed(self._path, self._files)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -115,6 +117,35 @@ class _File(Protocol):
 
     def __len__(self) -> int: ...
     def row(self, at: int) -> Row: ...
+
+
+# What must be the same in files that are read as one, and its name for people.
+_ONE_OF = {"tito.profile": "profiles", "tito.tokenizer_hash": "tokenizers", "tito.policies": "policies"}
+
+
+def _refuse_mixed(path: str, files: Sequence[_File]) -> None:
+    """Raises `DataError` for files that say different things of themselves; those that say nothing go with any."""
+    for key, what in _ONE_OF.items():
+        first: tuple[str, object] | None = None
+        for file in files:
+            if (value := file.metadata.get(key)) is None:
+                continue
+            told = json.loads(value) if key == "tito.policies" else value
+            if first is None:
+                first = file.name, told
+            elif told != first[1]:
+                raise with_hint(
+                    DataError(f"{path}: rows of different {what} ({_differ(first, (file.name, told))})"),
+                    "open them apart",
+                )
+
+
+def _differ(one: tuple[str, object], other: tuple[str, object]) -> str:
+    a, b = one[1], other[1]
+    if isinstance(a, dict) and isinstance(b, dict):
+        name = next(name for name in {**a, **b} if a.get(name) != b.get(name))
+        a, b = (f"{name}={json.dumps(value.get(name))}" for value in (a, b))
+    return f"{Path(one[0]).name}: {a}, {Path(other[0]).name}: {b}"
 
 
 def _find(path: str) -> list[str]:
@@ -254,18 +285,22 @@ class _LinesFile:
 def _manifest(rows: Path) -> Mapping[str, str]:
     """What the manifest beside a JSON-lines file says of it; nothing when none names it."""
     for path in sorted(rows.parent.glob("*.manifest.json")):
-        # `rows.manifest.json` may stand for `rows-00000.jsonl` and `rows.qwen3.jsonl` too.
-        if not rows.name.startswith(path.name.removesuffix(".manifest.json")):
+        # `rows.jsonl.manifest.json` may stand for `rows-00000.jsonl` and `rows.qwen3.jsonl` too.
+        if not rows.name.startswith(Path(path.name.removesuffix(".manifest.json")).stem):
             continue
         report = json.loads(path.read_text(encoding="utf-8"))
         if rows.name in [Path(output["file"]).name for output in report["outputs"]]:
-            return {
+            told = {
                 "tito.schema_version": str(report["versions"]["schema"]),
                 "tito.rows": report["policies"]["rows"],
                 "tito.version": report["versions"]["tito"],
                 "tito.policies": json.dumps(report["policies"]),
                 "tito.counts": json.dumps(report["counts"]),
             }
+            if len(profiles := report["profiles"]) == 1:
+                told["tito.profile"] = profiles[0]["name"]
+                told["tito.tokenizer_hash"] = profiles[0]["tokenizer_hash"]
+            return told
     return {}
 
 

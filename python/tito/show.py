@@ -19,6 +19,7 @@ import numpy.typing as npt
 from tito import _core
 from tito.calls import Row
 from tito.errors import UsageError, WorldError, with_hint
+from tito.profile.errors import PROFILE_EXTRA
 from tito.rows import RowsFile
 
 __all__ = ["Decode", "Painter", "load_decoder", "show_call", "show_file", "show_row"]
@@ -53,9 +54,7 @@ def load_decoder(path: str | os.PathLike[str]) -> Decode:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise with_hint(
-            WorldError("decoding needs tokenizers"), "pip install 'tito-distill[profile]', or show --ids"
-        ) from None
+        raise with_hint(WorldError("decoding needs tokenizers"), f"{PROFILE_EXTRA}, or show --ids") from None
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises plain Exception

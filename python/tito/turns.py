@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tito import _core
 from tito.calls import Call, Policies, Row
+from tito.errors import UsageError, with_hint
 from tito.profile import Profile
 from tito.profile.find import find_profile
 
@@ -28,11 +29,12 @@ def expand_turns(
 ) -> list[Row]:
     """The rows of one rollout, one a call, in the order of turns: what `convert` makes of the same calls in a file.
 
-    A call whose ids are not sound, and one that a policy leaves out, gives no row. `profile` is found among the
+    A call whose ids are not sound, and one that a policy leaves out, gives no row; the list is empty when every call is
+    left out. `profile` is found among the
     built-in ones by how the prompts begin and end; policies that must know the tokenizer refuse an unknown one.
 
-    Raises `UsageError` for a policy or an array that is wrong, `DataError` for bad data under `bad="error"` and when no
-    row is left.
+    Raises `UsageError` for a policy, an array or a fact of a call that is wrong, `DataError` for bad data under
+    `bad="error"`.
 
     >>> prompt = [151644, 872, 198, 13048, 151645, 198, 151644, 77091, 198]
     >>> output = [151667, 198, 40, 151668, 271, 9707, 151645]
@@ -47,7 +49,7 @@ def expand_turns(
         [call.prompt_ids for call in calls],
         [call.output_ids for call in calls],
         [None if call.logprobs is None else np.ascontiguousarray(call.logprobs, np.float32) for call in calls],
-        json.dumps([call.facts() for call in calls]),
+        json.dumps([_facts(at, call) for at, call in enumerate(calls)]),
         json.dumps(options),
     )
     rows = []
@@ -63,6 +65,13 @@ def expand_turns(
             columns["loss_weights"] = _weights(len(input_ids), len(output_ids), triples)
         rows.append(Row.from_columns(columns))
     return rows
+
+
+def _facts(at: int, call: Call) -> dict[str, Any]:
+    try:
+        return call.facts()
+    except UsageError as error:
+        raise with_hint(UsageError(f"call {at}: {error}"), error.hint) from None
 
 
 def _weights(prompt: int, output: int, spans: Sequence[tuple[int, int, float]] | None) -> npt.NDArray[np.float32]:

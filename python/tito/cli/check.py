@@ -19,7 +19,7 @@ Reads everything, writes nothing. Exit 1 when any call is bad; the first three o
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    add_input_options(parser)
+    add_input_options(parser, checks=True)
     add_policy_options(parser)
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     parser.add_argument("--quiet", action="store_true", help="no report and no progress; findings and warnings stay")

@@ -14,13 +14,17 @@ _HINTS = get_type_hints(Policies)
 _DEFAULTS = Policies()
 
 
-def add_input_options(parser: argparse.ArgumentParser) -> None:
-    """What to read and what it is."""
+def add_input_options(parser: argparse.ArgumentParser, *, checks: bool = False) -> None:
+    """What to read and what it is. `checks`: the verb reads past bad data in any case."""
     parser.add_argument("inputs", nargs="+", metavar="DUMP", help="files, folders or globs of captures; - is stdin")
     reading = parser.add_argument_group("reading")
     reading.add_argument("--from", dest="from_format", metavar="FORMAT", help="format of all input (tito formats)")
     reading.add_argument("--profile", metavar="NAME|DIR|FILE", help="tokenizer and template (default: found)")
-    _choice(reading, "bad", "bad data fails the run, or is left out and counted")
+    if checks:
+        choices, about = get_args(_HINTS["bad"]), "bad calls are told and forgiven: exit 0 (else exit 1)"
+        reading.add_argument("--bad", choices=choices, default=argparse.SUPPRESS, metavar="skip", help=about)
+    else:
+        _choice(reading, "bad", "bad data fails the run, or is left out and counted")
     reading.add_argument("--workers", type=count, default=0, metavar="N", help="threads (default: all cores)")
 
 

@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     from tito._core import built_in_profiles
     from tito.profile import Profile
+    from tito.profile.errors import NoTemplateError
     from tito.profile.find import find_profile
 
     if args.template or args.name:
@@ -43,7 +44,10 @@ def run(args: argparse.Namespace) -> int:
                 UsageError(f"{args.source} is built in and takes no --template and no --name"), "name a folder"
             )
         template = None if args.template is None else Path(args.template)
-        found = Profile.from_tokenizer(args.source, name=args.name, chat_template=template)
+        try:
+            found = Profile.from_tokenizer(args.source, name=args.name, chat_template=template)
+        except NoTemplateError as error:
+            raise with_hint(error, "give the template: --template FILE") from None
     else:
         given = find_profile(args.source)
         assert given is not None

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     from tito import _core
+    from tito.paths import utf8_path
     from tito.rows import looks_like_rows, open_rows
     from tito.show import Painter, load_decoder, show_call, show_file, show_row
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         for number in numbers:
             sys.stdout.write("\n" + show_row(number, rows[number], painter))
         return 0
-    calls = _core.call_ids(args.file, record=args.record, limit=args.n, from_format=args.from_format)
+    calls = _core.call_ids(utf8_path(args.file), record=args.record, limit=args.n, from_format=args.from_format)
     if not calls:
         raise with_hint(UsageError(f"{args.file}: no such record"), "records of a capture are counted from 1")
     sys.stdout.write(f"{args.file}: captured calls; what was sampled stands between \u27e6 and \u27e7\n")

@@ -121,7 +121,8 @@ class Profile:
         the template's text, or a `Path` to it, in place of the source's own. `name` is the directory's name by default.
 
         Raises `ProfileError` (with `.hint`) for a source that cannot be read and for a template whose renders show no
-        assistant header or contradict each other: what is not understood is refused, not guessed.
+        assistant header or contradict each other: what is not understood is refused, not guessed. `WorldError` where
+        tokenizers or jinja2 is not installed.
 
         An example::
 

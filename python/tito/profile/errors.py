@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from tito.errors import UsageError
 
+PROFILE_EXTRA = "in the checkout: pip install '.[profile]'"
+"""What to do where a package that reads tokenizers is missing."""
+
 
 class ProfileError(UsageError):
     """A profile, tokenizer or chat template that cannot be used. `str(e)` says what was seen, `e.hint` what to do."""
@@ -14,3 +17,7 @@ class ProfileError(UsageError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class NoTemplateError(ProfileError):
+    """A tokenizer without a chat template."""

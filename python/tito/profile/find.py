@@ -10,6 +10,7 @@ from pathlib import Path
 from tito._core import built_in_profiles
 from tito.errors import UsageError, with_hint
 from tito.profile import Profile
+from tito.profile.errors import NoTemplateError
 
 __all__ = ["find_profile"]
 
@@ -30,10 +31,14 @@ def find_profile(what: Profile | str | os.PathLike[str] | None) -> Profile | Non
     if isinstance(what, str) and what in names:
         return Profile.named(what)
     path = Path(what)
-    if path.is_dir():
-        return Profile.from_tokenizer(path)
-    if path.is_file():
-        return Profile.load(path) if _is_profile(path) else Profile.from_tokenizer(path)
+    try:
+        if path.is_dir():
+            return Profile.from_tokenizer(path)
+        if path.is_file():
+            return Profile.load(path) if _is_profile(path) else Profile.from_tokenizer(path)
+    except NoTemplateError as error:
+        hint = f"give the template: `tito profile {path} --template FILE -o p.json`"
+        raise NoTemplateError(str(error), hint) from None
     near = get_close_matches(os.fspath(what), names, 1)
     raise with_hint(
         UsageError(f"profile {os.fspath(what)!r} is no built-in name ({', '.join(names)}), no folder and no file"),

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tito.profile.errors import ProfileError
+from tito.errors import WorldError, with_hint
+from tito.profile.errors import PROFILE_EXTRA, NoTemplateError, ProfileError
 
 _GIVE_TEMPLATE = "give the template with chat_template= (its text, or a Path to it)"
 
@@ -87,7 +88,7 @@ def _directory_template(path: Path, config: Mapping[str, Any]) -> str:
         if (found := _pick_template(holder.get("chat_template"))) is not None:
             return found
     where = "chat_template.jinja, chat_template.json or tokenizer_config.json"
-    raise ProfileError(f"{path}: no chat template in {where}", _GIVE_TEMPLATE)
+    raise NoTemplateError(f"{path}: no chat template in {where}", _GIVE_TEMPLATE)
 
 
 def _pick_template(value: object) -> str | None:
@@ -104,7 +105,7 @@ def _pick_template(value: object) -> str | None:
 
 def _from_file(path: Path, name: str | None, template: str | None) -> Source:
     if template is None:
-        raise ProfileError(f"{path}: a tokenizer file holds no chat template", _GIVE_TEMPLATE)
+        raise NoTemplateError(f"{path}: a tokenizer file holds no chat template", _GIVE_TEMPLATE)
     special = _special(_json(path.parent / "tokenizer_config.json"))
     label = name or (path.resolve().parent.name if path.name == "tokenizer.json" else path.stem)
     return Source(label, _parse(path, _text(path)), template, special, (), None)
@@ -120,7 +121,7 @@ def _from_object(source: object, name: str | None, template: str | None) -> Sour
     if template is None:
         template = _pick_template(getattr(source, "chat_template", None))
     if template is None:
-        raise ProfileError(f"{label}: the tokenizer has no chat template", _GIVE_TEMPLATE)
+        raise NoTemplateError(f"{label}: the tokenizer has no chat template", _GIVE_TEMPLATE)
     special = _special(_mapping(getattr(source, "special_tokens_map", None)))
     stop_ids, rows = _beside(Path(origin)) if origin and Path(origin).is_dir() else ((), None)
     return Source(label, _parse(Path(label), backend.to_str()), template, special, stop_ids, rows)
@@ -168,7 +169,7 @@ def _parse(path: Path, text: str) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as e:
-        raise ProfileError("reading a tokenizer needs tokenizers", "pip install 'tito-distill[profile]'") from e
+        raise with_hint(WorldError("reading a tokenizer needs tokenizers"), PROFILE_EXTRA) from e
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as e:  # tokenizers raises plain Exception

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from tito.profile.errors import ProfileError
+from tito.errors import WorldError, with_hint
+from tito.profile.errors import PROFILE_EXTRA, ProfileError
 
 Message = Mapping[str, Any]
 
@@ -15,8 +16,8 @@ Message = Mapping[str, Any]
 class ChatTemplate:
     """A compiled chat template.
 
-    `special` are the special tokens that templates may name (`bos_token`, `eos_token`, ...). `ProfileError` when jinja2
-    is missing or the text is not a template.
+    `special` are the special tokens that templates may name (`bos_token`, `eos_token`, ...). `ProfileError` when
+    the text is not a template, `WorldError` when jinja2 is missing.
 
     >>> template = ChatTemplate("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}", {})
     >>> template.render([{"role": "user", "content": "hi"}])
@@ -31,7 +32,7 @@ class ChatTemplate:
             from jinja2.parser import Parser
             from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError as e:
-            raise ProfileError("rendering a chat template needs jinja2", "pip install 'tito-distill[profile]'") from e
+            raise with_hint(WorldError("rendering a chat template needs jinja2"), PROFILE_EXTRA) from e
 
         class Generation(Extension):
             """`{% generation %}` marks what an assistant wrote, for trainers; it renders as its body."""

@@ -1,6 +1,6 @@
 """What is extreme about a data set. Each rule reads the report's JSON and gives one sentence or none.
 
-The thresholds are where small distillation sets were seen to go wrong, not laws; they warn and never stop a run.
+The thresholds are rules of thumb: they warn and never stop a run.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from tito.report.shape import percent
 
 __all__ = ["find_warnings"]
 
-# One class of turns above this share starves the others: x12 on 3 of 15 turns is 75 % and worked.
+# One class of turns above this share starves the others.
 _MOST_WEIGHT = 0.8
-# Turn 0 at 1/15 of the rows was drowned; x4 did not mend it, x12 did.
+# Turn 0 below this share is drowned.
 _LEAST_FIRST_TURN = 0.1
-# Above half, a small student learns to think at length and nothing else.
+# Above this share what is learnt is mostly thinking.
 _MOST_THINKING = 0.5
-# A format was not locked by about 640 rows; below a hundred nothing is.
+# Fewer different rows than this are few.
 _FEW_ROWS = 100
 _MOST_SKIPPED = 0.5
 
@@ -60,8 +60,8 @@ def _think(data: Mapping[str, Any]) -> Iterable[str]:
     used = tokens["sampled"] - tokens["skipped"]
     if policy == "keep" and used and tokens["thinking"] / used > _MOST_THINKING:
         yield (
-            f"mostly_thinking: {percent(tokens['thinking'], used)} of what is trained is thinking; a small student "
-            "drowns in it. Cut it with --think strip, or leave its loss out with --think mask"
+            f"mostly_thinking: {percent(tokens['thinking'], used)} of what is trained is thinking. "
+            "Cut it with --think strip, or leave its loss out with --think mask"
         )
     if policy != "keep" and think["stripped"] == 0 and think["history_stripped"] == 0:
         yield f"nothing_stripped: --think {policy} was asked and no output holds thinking; thinking was off, or is text"
@@ -82,7 +82,7 @@ def _think(data: Mapping[str, Any]) -> Iterable[str]:
         )
     if think["odd"]:
         yield f"odd_markers: {think['odd']:,} outputs hold a think marker that no rule explains; it was left in place"
-    if think["unterminated"] and policy == "keep":
+    if think["unterminated"] and (policy == "keep" or data["policies"]["unterminated"] == "keep"):
         yield f"unterminated: {think['unterminated']:,} outputs open thinking and never close it, and were kept"
 
 
@@ -106,7 +106,17 @@ def _amounts(data: Mapping[str, Any]) -> Iterable[str]:
     seen, skipped = counts["calls_seen"], sum(counts["skipped"].values())
     if seen and skipped / seen > _MOST_SKIPPED:
         yield f"mostly_skipped: {percent(skipped, seen)} of the calls gave no row; the reasons are under `calls`"
+    if lost := counts["skipped"].get("no_capture"):
+        yield (
+            f"no_capture: {lost:,} calls gave no row: the replies hold no token ids; ask the engine for "
+            "return_token_ids: true"
+        )
+    if torn := counts["skipped"].get("torn_record"):
+        yield (
+            f"torn_record: {torn:,} {'file ends' if torn == 1 else 'files end'} in a line that is cut off, which gave "
+            "no row; is it still being written?"
+        )
     # Copies are not more to learn from.
     rows = counts["rows"] - counts["copies"]
     if rows < _FEW_ROWS:
-        yield f"few_rows: {rows:,} different rows supervise everything; about 640 were too few to lock a format"
+        yield f"few_rows: {rows:,} different rows supervise everything: fewer than {_FEW_ROWS} different rows"
