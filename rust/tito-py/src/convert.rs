@@ -47,7 +47,7 @@ impl Progress {
     }
 }
 
-/// See `_core.pyi`.
+/// Runs a conversion; gives its report as JSON. `tito.convert` wraps it.
 #[pyfunction]
 pub fn convert(py: Python<'_>, options_json: &str, progress: &Bound<'_, Progress>) -> PyResult<String> {
     let progress = progress.get();
@@ -58,7 +58,7 @@ pub fn convert(py: Python<'_>, options_json: &str, progress: &Bound<'_, Progress
 /// Rows as Python gets them: ids, then everything else as JSON, then the counts.
 type Expanded<'py> = (Bound<'py, PyList>, String, String);
 
-/// See `_core.pyi`.
+/// Rows of one rollout. `tito.expand_turns` wraps it.
 #[pyfunction]
 #[pyo3(signature = (prompts, outputs, logprobs, calls_json, options_json))]
 pub fn expand_turns<'py>(
@@ -111,38 +111,38 @@ fn add_rows(py: Python<'_>, rows: &Bound<'_, PyList>, batch: &Batch) -> PyResult
     Ok(())
 }
 
-/// See `_core.pyi`.
+/// JSON of a built-in profile.
 #[pyfunction]
 pub fn built_in_profile(py: Python<'_>, name: &str) -> PyResult<String> {
     Profile::built_in(name).map(|profile| profile.to_json()).map_err(|e| raise(py, &e))
 }
 
-/// See `_core.pyi`.
+/// Names of the built-in profiles.
 #[pyfunction]
 pub fn built_in_profiles() -> Vec<&'static str> {
     Profile::built_in_names()
 }
 
-/// See `_core.pyi`.
+/// The row schema, as JSON.
 #[pyfunction]
 pub fn schema_json() -> String {
     schema::describe().to_string()
 }
 
-/// See `_core.pyi`.
+/// The capture formats that are read, as JSON.
 #[pyfunction]
 pub fn formats_json() -> String {
     let all: Vec<_> = FORMATS.iter().map(|f| serde_json::json!({"name": f.name, "about": f.about})).collect();
     serde_json::Value::from(all).to_string()
 }
 
-/// See `_core.pyi`.
+/// All options of `convert` with their defaults, as JSON.
 #[pyfunction]
 pub fn defaults_json(py: Python<'_>) -> PyResult<String> {
     serde_json::to_string(&Options::default()).map_err(|e| usage(py, e.to_string(), "this is a bug in tito"))
 }
 
-/// See `_core.pyi`.
+/// The first calls of a capture file, or those of one record (counted from 1).
 #[pyfunction]
 #[pyo3(signature = (path, *, record=None, limit=3, from_format=None))]
 pub fn call_ids<'py>(

@@ -180,7 +180,19 @@ fn opened_of(
     }
 }
 
-/// See `_core.pyi`.
+/// Where thinking is in one output; nothing is cut.
+///
+/// ``ids`` is one output, int32 of one dimension. How thinking begins is told by ``prompt`` (the ids the output
+/// answers) or by ``opened``: True or ``"yes"`` when the prompt ends inside thinking, ``"pair"`` when it ends in a
+/// closed pair, False or ``"no"`` when it ends in no marker. With neither, the first closer ends a span from the start.
+/// Behind the first opener of a tool call nothing is thinking.
+///
+/// Without ``profile`` the ids are taken for Qwen3's: a guess. Raises ``UsageError`` for an id of 151,936 or more then,
+/// and for arrays that are no ids.
+///
+/// >>> found = find_think([151667, 40, 151668, 271, 9707, 151645], opened=False)
+/// >>> found.spans.tolist(), found.absent, found.unterminated
+/// ([[0, 4]], False, False)
 #[pyfunction]
 #[pyo3(signature = (ids, /, *, prompt=None, opened=None, profile=None))]
 pub fn find_think(
@@ -199,7 +211,21 @@ pub fn find_think(
     })
 }
 
-/// See `_core.pyi`.
+/// An output without its thinking: a new int32 array; the ids given are not touched.
+///
+/// The rules, ``prompt``, ``opened`` and ``profile`` are those of ``find_think``; newline ids directly behind a closer
+/// go with the span, and a span that nothing closes stays. With ``offsets`` (int64, ascending, one more than there are
+/// outputs) ``ids`` holds many outputs one behind the other, and new values and offsets come back. An Arrow array of
+/// lists of int32 (anything with ``__arrow_c_array__``) gives an Arrow array.
+///
+/// Without ``profile`` the ids are taken for Qwen3's: a guess. Raises ``UsageError`` for an id of 151,936 or more then,
+/// and for arrays that are no ids.
+///
+/// >>> strip_think([151667, 40, 151668, 271, 9707, 151645]).tolist()
+/// [9707, 151645]
+/// >>> values, offsets = strip_think([40, 151668, 271, 9707, 9707, 151645], offsets=[0, 4, 6])
+/// >>> values.tolist(), offsets.tolist()
+/// ([9707, 9707, 151645], [0, 1, 3])
 #[pyfunction]
 #[pyo3(signature = (ids, /, *, offsets=None, prompt=None, opened=None, profile=None))]
 pub fn strip_think<'py>(
@@ -364,7 +390,13 @@ fn weights(py: Python<'_>, prompt: usize, output: usize, loss_spans: Option<&Bou
     Ok(loss::weights(length, taken))
 }
 
-/// See `_core.pyi`.
+/// 1 where loss falls, 0 elsewhere: int8, as long as ``input_ids`` and ``output_ids`` together.
+///
+/// ``loss_spans`` are half-open positions in both together: an array (or list) of shape (n, 2) or, with weights,
+/// (n, 3); None means all of ``output_ids``. Raises ``UsageError`` for a span outside the row.
+///
+/// >>> loss_mask([5, 6], [7, 8, 9]).tolist(), loss_mask([5, 6], [7, 8, 9], [(3, 5)]).tolist()
+/// ([0, 0, 1, 1, 1], [0, 0, 0, 1, 1])
 #[pyfunction]
 #[pyo3(signature = (input_ids, output_ids, loss_spans=None))]
 pub fn loss_mask<'py>(
@@ -378,7 +410,12 @@ pub fn loss_mask<'py>(
     Ok(weights.iter().map(|weight| i8::from(*weight != 0.0)).collect::<Vec<_>>().into_pyarray(py))
 }
 
-/// See `_core.pyi`.
+/// ``input_ids`` and ``output_ids`` together, int32, with -100 where no loss falls (what PyTorch's loss ignores).
+///
+/// ``loss_spans`` as in ``loss_mask``. Not shifted: position i is labelled with its own id, as trainers expect.
+///
+/// >>> labels([5, 6], [7, 8, 9]).tolist()
+/// [-100, -100, 7, 8, 9]
 #[pyfunction]
 #[pyo3(signature = (input_ids, output_ids, loss_spans=None))]
 pub fn labels<'py>(
