@@ -15,6 +15,7 @@ def example_folder(tmp_path_factory):
     import tito
 
     folder = tmp_path_factory.mktemp("example")
+    (folder / "tests").symlink_to(CAPTURES.parent)
     shutil.copy(CAPTURES / "qwen3" / "calls.jsonl", folder)
     tito.convert(folder / "calls.jsonl", folder / "kept.parquet")
     return folder

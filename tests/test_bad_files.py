@@ -255,7 +255,11 @@ def test_the_output_is_not_read_as_input(tmp_path):
 
 
 def test_a_capture_is_never_written_over(tmp_path):
-    for name, output in (("a.jsonl", "a.jsonl"), ("o.qwen3.jsonl", "o.jsonl"), ("p.parquet.manifest.json", "p.parquet")):
+    for name, output in (
+        ("a.jsonl", "a.jsonl"),
+        ("o.qwen3.jsonl", "o.jsonl"),
+        ("p.parquet.manifest.json", "p.parquet"),
+    ):
         dumps.write(tmp_path / name, dumps.line(0), dumps.line(1))
         kept = (tmp_path / name).read_bytes()
         with pytest.raises(UsageError, match=r" is an input and would be written over$") as caught:

@@ -264,7 +264,7 @@ def test_loss_mask_and_labels(prompt, output, spans, weighted):
     for start, end, weight in spans:
         weights[start:end] = [weight if weighted else 1.0] * (end - start)
     taken = sorted((start, end) for start, end, _ in spans if start < end)
-    if any(after[0] < before[1] for before, after in zip(taken, taken[1:], strict=False)):
+    if any(after[0] < before[1] for before, after in itertools.pairwise(taken)):
         with pytest.raises(tito.UsageError, match=r" overlap$"):
             tito.labels(prompt, output, spans)
         return

@@ -19,6 +19,7 @@ from typing import Any
 
 import made_tokenizers as made
 import pytest
+from tito.errors import WorldError
 from tito.profile import Profile, ProfileError
 from tito.profile.probe import derive
 from tito.profile.source import Source, newline_ids, read_source, template_hash, tokenizer_hash
@@ -898,6 +899,6 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     ):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
-            with pytest.raises(ProfileError) as caught:
+            with pytest.raises(WorldError) as caught:
                 Profile.from_tokenizer(directory)
-        assert (str(caught.value), caught.value.hint) == (message, "pip install 'tito-distill[profile]'")
+        assert (str(caught.value), caught.value.hint) == (message, "in the checkout: pip install '.[profile]'")

@@ -1,6 +1,6 @@
-"""The native half of tito. Everything here releases the GIL while it works, and takes and gives arrays.
+"""The native half of tito: arrays in, arrays out, the GIL released around work that is worth it.
 
-_Ids are int32 everywhere. A list of ids is accepted where an array is, and converted once.
+Ids are int32 everywhere. A list of ids is accepted where an array is, and converted once.
 """
 
 from collections.abc import Sequence
