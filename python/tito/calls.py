@@ -14,16 +14,19 @@ from enum import IntFlag
 from functools import cache
 from math import isfinite
 from operator import index
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from tito.errors import UsageError, with_hint
 
-__all__ = ["Call", "Flag", "Ids", "LossSpan", "Policies", "Row", "RowCall"]
+__all__ = ["Call", "Flag", "LossSpan", "Policies", "Row", "RowCall"]
 
-Ids = npt.NDArray[np.int32]
+if TYPE_CHECKING:
+    # numpy is half of what a command needs to start, and most commands never use it from Python.
+    import numpy as np
+    import numpy.typing as npt
+
+    Ids = npt.NDArray[np.int32]
+
 LossSpan = tuple[int, int, float]
 """`(start, end, weight)`: half-open positions in `input_ids + output_ids`."""
 
@@ -96,17 +99,23 @@ class Call:
         return {name: read(name, getattr(self, name)) for name, read in _FACTS.items()}
 
 
+def _is_bool(value: object) -> bool:
+    # numpy's own is called `bool_` before numpy 2.
+    kind = type(value)
+    return kind is bool or (kind.__module__ == "numpy" and kind.__name__ in {"bool", "bool_"})
+
+
 def _whole(name: str, value: Any) -> int | None:
     if value is None:
         return None
-    if not isinstance(value, bool | np.bool_):
+    if not _is_bool(value):
         with suppress(TypeError):
             return index(value)
     raise with_hint(UsageError(f"{name}: {value!r} is no whole number"), "give an int, or None where it is not known")
 
 
 def _number(name: str, value: Any) -> float | None:
-    if value is None or isinstance(value, bool | np.bool_):
+    if value is None or _is_bool(value):
         return None
     if not isinstance(value, str | bytes):
         with suppress(TypeError, ValueError):

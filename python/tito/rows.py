@@ -12,12 +12,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-import numpy as np
-
 from tito.calls import Row
 from tito.errors import DataError, WorldError, with_hint
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -25,8 +24,8 @@ __all__ = ["RowsFile", "looks_like_rows", "open_rows"]
 
 # Row groups kept decoded; each holds about 4 M ids, 16 MB.
 _GROUPS_KEPT = 4
-_ID_LISTS = {"input_ids": np.int32, "output_ids": np.int32, "labels": np.int32}
-_LISTS = {**_ID_LISTS, "loss_mask": np.int8, "loss_weights": np.float32, "output_logprobs": np.float32}
+_ID_LISTS = {"input_ids": "int32", "output_ids": "int32", "labels": "int32"}
+_LISTS = {**_ID_LISTS, "loss_mask": "int8", "loss_weights": "float32", "output_logprobs": "float32"}
 _NEEDED = ("input_ids", "output_ids", "loss_spans", "weight", "flags", "capture_file", "capture_hash")
 
 
@@ -255,6 +254,8 @@ class _LinesFile:
         return len(self._starts)
 
     def row(self, at: int) -> Row:
+        import numpy as np
+
         columns = self._columns(at)
         for name, dtype in _LISTS.items():
             if columns.get(name) is not None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from tito import _core
 from tito.calls import Call, Policies, Row
 from tito.errors import UsageError, with_hint
 from tito.profile import Profile
 from tito.profile.find import find_profile
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["expand_turns"]
 
@@ -42,6 +43,8 @@ def expand_turns(
     >>> row.turn, row.output_ids.tolist(), row.output_ids.dtype
     (0, [9707, 151645], dtype('int32'))
     """
+    import numpy as np
+
     options: dict[str, Any] = policies.to_dict()
     if (known := find_profile(profile)) is not None:
         options["profile"] = json.loads(known.to_json())
@@ -75,6 +78,8 @@ def _facts(at: int, call: Call) -> dict[str, Any]:
 
 
 def _weights(prompt: int, output: int, spans: Sequence[tuple[int, int, float]] | None) -> npt.NDArray[np.float32]:
+    import numpy as np
+
     weights = np.zeros(prompt + output, np.float32)
     for start, end, weight in [(prompt, prompt + output, 1.0)] if spans is None else spans:
         weights[start:end] = weight
