@@ -30,7 +30,7 @@ use crate::ids::weight::Copies;
 use crate::json::IdReader;
 use crate::rows::{EncodedBatch, Encoder};
 use ledger::Ledger;
-use order::{BreakOffOnPanic, Turnstile};
+use order::{BreakOffOnPanic, InOrder, Turnstile};
 use output::Output;
 use serde_json::{Value, json};
 use spill::{Returned, Sealed, Spill};
@@ -123,12 +123,15 @@ pub fn convert(options: Options, progress: &Progress) -> Result<Value> {
     output.into_inner().unwrap_or_else(PoisonError::into_inner).finish(&plan, &counts, &sources)
 }
 
+/// What a stretch gives: encoded rows by identity, and what was counted.
+type Done = (Vec<(Option<usize>, EncodedBatch)>, Counts);
+
 /// The steps that happen in the order of the input.
 #[derive(Debug, Default)]
 struct Gates {
     enter: Turnstile,
     settle: Turnstile,
-    append: Turnstile,
+    append: InOrder<Done>,
 }
 
 /// An error of a worker, and the stretch of input it came up at.
@@ -149,7 +152,7 @@ impl Stopped {
 /// Runs `work` on so many threads; of several errors the one that comes first in the input counts.
 fn on_threads(workers: usize, gates: &Gates, work: impl Fn() -> std::result::Result<(), Stopped> + Sync) -> Result<()> {
     let guarded = || {
-        let turnstiles = [&gates.enter, &gates.settle, &gates.append];
+        let turnstiles = [&gates.enter, &gates.settle];
         let _guard = BreakOffOnPanic(&turnstiles);
         let result = work();
         if result.as_ref().is_err_and(|stopped| !stopped.soft) {
@@ -341,13 +344,17 @@ impl Shared<'_> {
         arena: Arena,
         mut counts: Counts,
     ) -> Result<Option<Arena>> {
-        let settled = gates.settle.pass(number, || {
-            settle(self.plan, &mut planned, &mut lock(&self.copies), &mut counts);
-            lock(&self.counts).add(counts);
-            Ok::<_, Error>(())
-        });
-        if settled.is_none() {
-            return Ok(None);
+        if self.plan.options.upweight_as == UpweightAs::Copies {
+            // The draw of one row depends on all rows before it.
+            let settled = gates.settle.pass(number, || {
+                settle(self.plan, &mut planned, &mut lock(&self.copies), &mut counts);
+                Ok::<_, Error>(())
+            });
+            if settled.is_none() {
+                return Ok(None);
+            }
+        } else {
+            settle(self.plan, &mut planned, &mut Copies::new(0), &mut counts);
         }
         let mut encoded: Vec<(Option<usize>, EncodedBatch)> = Vec::new();
         let used = if self.plan.options.output.is_some() {
@@ -358,18 +365,16 @@ impl Shared<'_> {
         } else {
             arena
         };
-        let appended = gates.append.pass(number, || {
+        gates.append.bring(number, (encoded, counts), |(encoded, counts)| {
+            lock(&self.counts).add(counts);
             let mut output = lock(&self.output);
             for (identity, batch) in encoded {
                 self.progress.rows.fetch_add(batch.rows() as u64, Ordering::Relaxed);
                 output.append(&self.plan.identities, identity, batch)?;
             }
-            Ok(())
-        });
-        match appended {
-            None => Ok(None),
-            Some(result) => result.map(|()| Some(used)),
-        }
+            Ok::<_, Error>(())
+        })?;
+        Ok(Some(used))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Stretches of input are worked on by any thread, but some steps must happen in the order of the input.
 
+use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Lets stretch 0 pass, then 1, then 2, ...
@@ -35,6 +36,36 @@ impl Turnstile {
     pub fn break_off(&self) {
         self.next.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
         self.changed.notify_all();
+    }
+}
+
+/// Takes results as they come and hands them on in the order of the input. Nobody waits: whoever brings the one that
+/// was missing hands on those behind it too. What lies here is encoded, a hundredth of its input.
+#[derive(Debug)]
+pub struct InOrder<T> {
+    next: Mutex<(u64, BTreeMap<u64, T>)>,
+}
+
+impl<T> Default for InOrder<T> {
+    fn default() -> Self {
+        Self { next: Mutex::default() }
+    }
+}
+
+impl<T> InOrder<T> {
+    /// Brings a stretch's result.
+    ///
+    /// # Errors
+    /// The first error of `hand_on`; what lies behind it stays.
+    pub fn bring<E>(&self, number: u64, item: T, mut hand_on: impl FnMut(T) -> Result<(), E>) -> Result<(), E> {
+        let mut state = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        state.1.insert(number, item);
+        loop {
+            let due = state.0;
+            let Some(item) = state.1.remove(&due) else { return Ok(()) };
+            state.0 += 1;
+            hand_on(item)?;
+        }
     }
 }
 
