@@ -13,11 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tito
 from corpus import BLANK_LINE, FAMILIES, NEWLINE
-
-tito = pytest.importorskip("tito")
-if not hasattr(tito, "strip_think"):
-    pytest.skip("this tito has no strip_think yet", allow_module_level=True)
 
 THINK_END = FAMILIES["qwen3"].think[1]
 CLOSER = np.int32(THINK_END).tobytes()

@@ -190,7 +190,10 @@ def test_rules_that_are_wrong(tmp_path, rule, what):
 
 
 def test_weights_that_multiply_out_of_bounds(tmp_path):
-    refused(tmp_path, dumps.line(0), error=UsageError, upweight=["0:1e38", "first:1e38"])
+    message, hint = refused(tmp_path, dumps.line(0), error=UsageError, upweight=["0:1e38", "first:1e38"])
+    assert message.startswith("--upweight: rows could weigh ")
+    assert message.endswith(", the limit is 1e6")
+    assert hint == "use smaller weights: only their ratios matter to a trainer"
 
 
 def test_weights_multiply_and_copies_repeat(tmp_path):
