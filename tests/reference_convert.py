@@ -553,7 +553,8 @@ def row_of(call, rollout, options, profiles):
     if options["think"] in ("strip", "strip-all"):
         cut = spans
     left = reference.cut(output, cut)
-    if not left:
+    masked = truncated and options["truncated"] == "mask"
+    if not left or (options["think"] == "mask" and not masked and not reference.keep_spans(len(output), spans)):
         return "empty_after_strip"
     if cut and opened == "yes" and options["tail"] == "captured":
         flags |= OPEN_THINK_TAIL
@@ -572,13 +573,11 @@ def row_of(call, rollout, options, profiles):
     thinking = sum(end - start for start, end in spans)
     tokens = {"sampled": len(output), "prompt": len(new_prompt), "think_cut": len(output) - len(left)}
     loss_spans = None
-    if truncated and options["truncated"] == "mask":
+    if masked:
         loss_spans, tokens["truncated_masked"] = [], len(left)
     elif options["think"] == "mask" and spans:
         at = len(new_prompt)
         keep = reference.keep_spans(len(output), spans)
-        if not keep:
-            return "empty_after_strip"
         loss_spans = [(at + start, at + end, 1.0) for start, end in keep]
         flags |= THINK_MASKED
         tokens["think_masked"] = thinking

@@ -147,7 +147,7 @@ def test_a_torn_line_is_no_error_but_said(folder):
     assert "torn_record 1" in err
 
 
-@pytest.mark.parametrize("options", [["--think", "cut"], ["--thnk", "keep"], ["--workers", "-1"], ["--rows", "merged"]])
+@pytest.mark.parametrize("options", [["--think", "cut"], ["--thnk", "keep"], ["--workers", "-1"], ["--rows", "tree"]])
 def test_wrong_use_is_exit_code_2(folder, options):
     code, out, err = tito(folder, "convert", "good.jsonl", "-o", "o.parquet", *options)
     assert (code, out) == (2, "")

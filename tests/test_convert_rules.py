@@ -268,7 +268,7 @@ def test_turns_are_numbered_by_time(tmp_path):
         ({"thnk": "keep"}, "options: unknown field `thnk`, expected one of `inputs`, `output`, `from`"),
         ({"think": "cut"}, "options: unknown variant `cut`, expected one of `keep`, `strip`, `strip-all`, `mask`"),
         ({"tail": None}, "options: "),
-        ({"rows": "merged"}, "options: unknown variant `merged`, expected `turn`"),
+        ({"rows": "tree"}, "options: unknown variant `tree`, expected one of `turn`, `merged`, `auto`"),
         ({"workers": -1}, "options: invalid value: integer `-1`, expected usize"),
         ({"max_length": "9"}, 'options: invalid type: string "9", expected usize'),
         ({"columns": ["mask"]}, "options: unknown variant `mask`, expected one of `loss_mask`"),

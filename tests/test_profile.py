@@ -377,6 +377,15 @@ CASES = [
 ]
 
 
+PAIRS = {"qwen3_5_think", "qwen3_5_nothink", "qwen3_6", "qwen3_8", "glm4moe", "kimi"}
+"""Templates that write the no-thinking tail's pair into earlier answers; the nemotron ones do so too."""
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_earlier_answers_without_reasoning(case: Case) -> None:
+    assert profile(case.name, case.family).history_pair == (case.name in PAIRS or case.name.startswith("nemotron"))
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_a_template_does(case: Case) -> None:
     got, decode = profile(case.name, case.family), tokenizer(case.family).decode

@@ -234,7 +234,13 @@ class Policies:
       prompts too; `mask` leaves it and takes its loss away.
     - `tail`: `captured` leaves the generation prompt's end; `no-think` rewrites it to the template's end with thinking
       switched off.
-    - `rows`: `turn` makes one row a call.
+    - `rows`: `turn` makes one row a call; `merged` one row of each longest sequence, in which all its calls train,
+      each call in one row only; `auto` is `merged`, but a sequence of one call is a row of that call. Calls continue
+      one another where the ids of prompt and output, as captured, are the beginning of the next prompt. Where a think
+      policy would make a sequence that no engine setting shows, its calls are written one a row, counted.
+    - `ambiguous`: of replies to one prompt of which no later prompt tells which one was kept, all stay (`keep-all`),
+      the last stays (`keep-last`), none does (`drop`), or all stay without loss (`mask`). Choices of one reply are not
+      meant.
     - `upweight`: rules `SELECTOR:WEIGHT`. A selector is a turn (`3`), turns from and to (`0-2`, both included), `first`
       or `last` (of the rollout), or `KEY=VALUE` with the key `agent`, `kind`, `task`, `pair`, `rollout`, `status` or
       `attempt`. Weights of all rules that match a row multiply; a rule that matches no row is an error.
@@ -261,8 +267,10 @@ class Policies:
     """Thinking in outputs stays, is cut, is cut in earlier turns of prompts too, or stays without loss."""
     tail: Literal["captured", "no-think"] = "captured"
     """The generation prompt's end stays, or is rewritten to the profile's no-thinking tail."""
-    rows: Literal["turn"] = "turn"
-    """One row a call."""
+    rows: Literal["turn", "merged", "auto"] = "turn"
+    """One row a call, one a longest sequence, or the latter only where calls continue one another."""
+    ambiguous: Literal["keep-all", "keep-last", "drop", "mask"] = "keep-all"
+    """Replies to one prompt of which nobody can tell which one was kept."""
     upweight: Sequence[str] = ()
     """Rules `SELECTOR:WEIGHT`; all that match a row multiply."""
     upweight_as: Literal["weight", "copies"] = "weight"

@@ -38,6 +38,7 @@ def profile(name, vocab_size, **known):
         "prompt_start": [],
         "tail_think": [],
         "tail_no_think": None,
+        "history_pair": False,
         "tokenizer_hash": "",
         "template_hash": "",
     }

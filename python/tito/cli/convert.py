@@ -78,6 +78,6 @@ def run(args: argparse.Namespace) -> int:
                     raise BrokenPipeError from None
                 raise
     tell(report, quiet=args.quiet, as_json=args.json)
-    if not args.dry_run and not args.quiet:
+    if not args.dry_run and not args.quiet and chosen.rows == "turn":
         print(_NOT_AS_IT_IS, file=sys.stderr)
     return os.EX_OK

@@ -47,7 +47,8 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
         help="--think strip",
     )
     _choice(group, "tail", "the generation prompt's end: as captured, or rewritten to the no-thinking one")
-    _choice(group, "rows", "what a row is: one call")
+    _choice(group, "rows", "what a row is: one call, all calls of a longest sequence, or whichever is shorter")
+    _choice(group, "ambiguous", "replies to one prompt of which nobody can tell which one was kept")
     group.add_argument(
         "--upweight",
         action="append",

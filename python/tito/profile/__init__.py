@@ -44,7 +44,7 @@ class Profile:
     >>> profile = Profile(
     ...     version=1, name="tiny", vocab_size=8, id_limit=8, **marks, lone_close=True, after_close=(7,),
     ...     assistant_start=((1, 3, 7),), turn_end=((2,),), stop_ids=(2,), prompt_start=(1,), tail_think=(1, 3, 7),
-    ...     tail_no_think=None, tokenizer_hash="sha256:0", template_hash="sha256:0",
+    ...     tail_no_think=None, history_pair=False, tokenizer_hash="sha256:0", template_hash="sha256:0",
     ... )
     >>> Profile.from_json(profile.to_json()) == profile
     True
@@ -84,6 +84,8 @@ class Profile:
     """End of a generation prompt with thinking on, from the assistant header on."""
     tail_no_think: Ids | None
     """End of a generation prompt with thinking off; None where the template cannot switch it off."""
+    history_pair: bool
+    """Whether the template writes the no-thinking tail's pair into an earlier assistant turn without reasoning."""
     tokenizer_hash: str
     """Hash of vocabulary, merges and added tokens."""
     template_hash: str

@@ -220,6 +220,7 @@ def derive(source: Source) -> dict[str, Any]:
         "prompt_start": _find_prompt_start(template),
         "tail_think": tail_think,
         "tail_no_think": tail_no_think,
+        "history_pair": _writes_pair(template, think, tail_no_think),
         "tokenizer_hash": tokenizer_hash(source.tokenizer),
         "template_hash": template_hash(source.chat_template),
     }
@@ -513,6 +514,18 @@ def _find_tools(template: _Template, turns: _Turns, think: _Think, starts: Seque
             again = template.last_added(behind)
         return _Tools(opener, (start,), (end,), stop, (again,))
     return _Tools((), (), (), (), ())
+
+
+def _writes_pair(template: _Template, think: _Think, tail_no_think: Ids | None) -> bool:
+    """Whether an earlier answer without reasoning begins like the no-thinking tail, inside a tool loop."""
+    if tail_no_think is None or tail_no_think[: len(think.header.ids)] != think.header.ids:
+        return False
+    if len(tail_no_think) == len(think.header.ids):
+        return False
+    for call, result in _tool_messages({}):
+        if (render := template.try_render([_message("user", _USER), call, result])) is not None:
+            return _holds(render.ids, (tail_no_think,))
+    return False
 
 
 def _tool_turn(

@@ -42,6 +42,7 @@ fn profile(max_len: usize) -> impl Strategy<Value = Profile> {
             turn_end,
             tail_think,
             tail_no_think,
+            history_pair: false,
             ..profile
         }
     })
@@ -53,7 +54,7 @@ fn plain(lone_close: bool) -> Profile {
         r#"{"version": 1, "name": "plain", "vocab_size": 9, "id_limit": 9, "think_open": [[2]], "think_close": [[3]],
             "stray_think": [], "lone_close": true, "after_close": [1], "tool_open": [[4]], "turn_start": [[5]],
             "assistant_start": [[5, 6]], "turn_end": [[7]], "stop_ids": [7], "prompt_start": [], "tail_think": [5, 6],
-            "tail_no_think": [5, 6, 2, 1, 3, 1], "tokenizer_hash": "", "template_hash": ""}"#,
+            "tail_no_think": [5, 6, 2, 1, 3, 1], "history_pair": false, "tokenizer_hash": "", "template_hash": ""}"#,
     );
     Profile { lone_close, ..profile.unwrap() }
 }

@@ -47,6 +47,8 @@ pub enum Skip {
     UnterminatedThink,
     /// Nothing is left of the output once thinking is cut.
     EmptyAfterStrip,
+    /// Nobody can tell whether the harness kept this reply or another to the same prompt.
+    Ambiguous,
     /// The row is longer than the limit.
     Overlong,
     /// The copies policy gave the row a fraction below one and the draw was zero.
@@ -55,7 +57,7 @@ pub enum Skip {
 
 impl Skip {
     /// All reasons in their order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::TornRecord,
         Self::BadJson,
         Self::UnknownRecord,
@@ -73,6 +75,7 @@ impl Skip {
         Self::Truncated,
         Self::UnterminatedThink,
         Self::EmptyAfterStrip,
+        Self::Ambiguous,
         Self::Overlong,
         Self::NotDrawn,
     ];
@@ -98,6 +101,7 @@ impl Skip {
             Self::Truncated => "truncated",
             Self::UnterminatedThink => "unterminated_think",
             Self::EmptyAfterStrip => "empty_after_strip",
+            Self::Ambiguous => "ambiguous",
             Self::Overlong => "overlong",
             Self::NotDrawn => "not_drawn",
         }
@@ -178,6 +182,30 @@ impl Who {
             _ => return Ok(false),
         }
         Ok(true)
+    }
+}
+
+impl Who {
+    /// Adds what another call says of the same rollout: names stay as they were first said, the outcome is as the
+    /// latest call says it.
+    pub fn join(&mut self, more: &Self, latest: bool) {
+        let first = |mine: &mut Option<Text>, more: &Option<Text>| {
+            if mine.is_none() {
+                mine.clone_from(more);
+            }
+        };
+        first(&mut self.rollout_id, &more.rollout_id);
+        first(&mut self.task_id, &more.task_id);
+        first(&mut self.pair_id, &more.pair_id);
+        first(&mut self.agent, &more.agent);
+        first(&mut self.source, &more.source);
+        self.attempt = self.attempt.or(more.attempt);
+        if latest || self.status.is_none() {
+            self.status = more.status.clone().or(self.status.take());
+        }
+        if latest || self.reward.is_none() {
+            self.reward = more.reward.or(self.reward);
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! From planned rows to batches: ids are gathered, or left where they lie when no row differs from its call.
 
-use super::build::{Plan, Planned, Prompt};
+use super::build::{Logprobs, Plan, Planned, Prompt};
+use crate::capture::Parsed;
 use crate::error::Result;
 use crate::ids::think::{cut_into, keep_spans};
 use crate::ids::{Id, loss};
-use crate::rows::{Batch, LossSpan, OptionalColumns, Ragged, RowMeta, flag};
+use crate::rows::{Batch, LossSpan, OptionalColumns, Ragged, RowMeta};
 use std::ops::Range;
 
 /// Ids of a batch at most (a page of them is 8 MiB).
@@ -19,6 +20,33 @@ pub struct Arena {
     pub outputs: Vec<Id>,
     /// Logprobs.
     pub logprobs: Vec<f32>,
+}
+
+/// The same, to look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Ids<'a> {
+    /// Prompts.
+    pub prompts: &'a [Id],
+    /// Outputs.
+    pub outputs: &'a [Id],
+    /// Logprobs.
+    pub logprobs: &'a [f32],
+}
+
+impl Arena {
+    /// What it holds.
+    #[must_use]
+    pub fn view(&self) -> Ids<'_> {
+        Ids { prompts: &self.prompts, outputs: &self.outputs, logprobs: &self.logprobs }
+    }
+}
+
+impl Parsed<'_> {
+    /// What the ranges of its calls point into.
+    #[must_use]
+    pub fn view(&self) -> Ids<'_> {
+        Ids { prompts: &self.prompts.values, outputs: &self.outputs.values, logprobs: &self.logprobs }
+    }
 }
 
 /// Makes batches of planned rows, each handed on before the next is made, and gives the arena's memory back. Rows of
@@ -73,11 +101,7 @@ pub fn batches(
                 push(&mut prompts, ids);
                 shapes.push(ids.len());
                 gather.add_output(&row, &arena);
-                let mut meta = row.meta.clone();
-                if copy > 0 {
-                    meta.flags |= flag::COPIED;
-                }
-                metas.push(meta);
+                metas.push(row.meta_of_copy(copy));
             }
         }
         if !metas.is_empty() {
@@ -138,14 +162,18 @@ impl Gather {
         self.outputs.ranges.push(start..self.outputs.values.len());
         if self.columns.output_logprobs {
             let start = self.logprobs.values.len();
-            if let Some(range) = &row.logprobs {
-                let values = &arena.logprobs[range.clone()];
-                for keep in keep_spans(values.len(), &row.cut) {
-                    self.logprobs.values.extend_from_slice(&values[keep]);
+            match &row.logprobs {
+                Logprobs::Captured(range) => {
+                    let values = &arena.logprobs[range.clone()];
+                    for keep in keep_spans(values.len(), &row.cut) {
+                        self.logprobs.values.extend_from_slice(&values[keep]);
+                    }
                 }
+                Logprobs::Row(values) => self.logprobs.values.extend_from_slice(values),
+                Logprobs::None => {}
             }
             self.logprobs.ranges.push(start..self.logprobs.values.len());
-            self.has_logprobs.push(row.logprobs.is_some());
+            self.has_logprobs.push(!matches!(row.logprobs, Logprobs::None));
         }
     }
 

@@ -1,9 +1,10 @@
 //! One rollout that is in memory already, through the same policies.
 
 use super::batch::{Arena, batches};
-use super::build::{Plan, Rollout, settle};
-use super::ledger::{arrange, sight};
+use super::build::{Plan, settle};
 use super::report::Counts;
+use super::rollout::Rollout;
+use super::sight::sight;
 use crate::capture::{Call, Finish, Parsed, Piece, Who};
 use crate::error::{Error, Result};
 use crate::ids::Id;
@@ -82,15 +83,17 @@ pub fn expand(plan: &Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Resu
         };
         parsed.check_logprobs(&mut call);
         parsed.calls.push(call);
-        let status = facts.status.as_deref().map(|word| crate::capture::status(word).into());
-        who.rollout_id = who.rollout_id.take().or(facts.rollout_id);
-        who.task_id = who.task_id.take().or(facts.task_id);
-        who.pair_id = who.pair_id.take().or(facts.pair_id);
-        who.agent = who.agent.take().or(facts.agent);
-        who.source = who.source.take().or(facts.source);
-        who.attempt = who.attempt.or(facts.attempt);
-        who.status = status.or(who.status.take());
-        who.reward = facts.reward.or(who.reward);
+        let more = Who {
+            rollout_id: facts.rollout_id,
+            task_id: facts.task_id,
+            pair_id: facts.pair_id,
+            agent: facts.agent,
+            status: facts.status.as_deref().map(|word| crate::capture::status(word).into()),
+            attempt: facts.attempt,
+            reward: facts.reward,
+            source: facts.source,
+        };
+        who.join(&more, true);
     }
     let file: Text = "memory".into();
     parsed.pieces.push(Piece {
@@ -102,23 +105,15 @@ pub fn expand(plan: &Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Resu
         file,
         format: "memory",
     });
-    let mut sighted = sight(&parsed, &plan.identities);
+    let sighted = sight(&parsed, &plan.identities);
     if let Some(option) = plan.options.needs_profile()
         && let Some(call) = sighted.iter().find(|call| call.identity.is_none())
     {
         let prompt = call.call.prompt.clone().unwrap_or_default();
         return Err(super::unknown_tokenizer(call, option, &parsed.prompts.values[prompt], &plan.options));
     }
-    arrange(&mut sighted, &parsed.prompts.values, false, true);
     let (mut counts, mut planned) = (Counts::default(), Vec::new());
-    let rollout = Rollout {
-        who: &who,
-        calls: sighted,
-        prompts: &parsed.prompts.values,
-        outputs: &parsed.outputs.values,
-        logprobs: &parsed.logprobs,
-    };
-    plan.rows(&rollout, &mut planned, &mut counts);
+    plan.rows(&Rollout::new(&who, sighted, (false, true), parsed.view()), &mut planned, &mut counts)?;
     settle(plan, &mut planned, &mut Copies::new(plan.options.seed), &mut counts);
     super::judge_counts(plan, &counts)?;
     let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };

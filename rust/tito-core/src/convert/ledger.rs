@@ -1,53 +1,18 @@
 //! What must be known across the whole input, kept in its order: which calls came before, which rollouts there are,
 //! whose ids they are.
 
-use super::build::Sighted;
 use super::identity::Identities;
 use super::options::GroupBy;
-use crate::capture::{Finish, Parsed, Piece, Skip};
+use super::sight::Sighted;
+use crate::capture::{Piece, Skip};
 use crate::error::{Error, Place, Result};
-use crate::ids::Id;
 use crate::rows::Text;
 use std::collections::{HashMap, HashSet};
 use std::hash::Hasher as _;
-use twox_hash::{xxhash3_64, xxhash3_128};
+use twox_hash::xxhash3_64;
 
 /// Ids of calls are remembered for the warning about repeats up to this many.
 const REMEMBERED: usize = 1 << 20;
-
-/// Hash of a call's ids: what the `capture_hash` column holds. xxh3-128 over the prompt's length (64 bit, little
-/// endian), the prompt and the output (32 bit each).
-#[must_use]
-pub fn hash_ids(prompt: &[Id], output: &[Id]) -> [u8; 16] {
-    let mut hasher = xxhash3_128::Hasher::new();
-    hasher.write(&(prompt.len() as u64).to_le_bytes());
-    hasher.write(bytemuck::cast_slice(prompt));
-    hasher.write(bytemuck::cast_slice(output));
-    hasher.finish_128().to_be_bytes()
-}
-
-/// Looks at the calls of a stretch: everything that needs no knowledge of other stretches.
-#[must_use]
-pub fn sight<'a>(parsed: &'a Parsed<'_>, identities: &Identities) -> Vec<Sighted<'a>> {
-    let mut sighted = Vec::with_capacity(parsed.calls.len());
-    for piece in &parsed.pieces {
-        for call in &parsed.calls[piece.calls.clone()] {
-            let prompt = call.prompt.as_ref().map(|range| &parsed.prompts.values[range.clone()]);
-            let output = call.output.as_ref().map(|range| &parsed.outputs.values[range.clone()]);
-            sighted.push(Sighted {
-                call,
-                file: &piece.file,
-                format: piece.format,
-                identity: prompt.and_then(|prompt| identities.of(prompt)),
-                hash: hash_ids(prompt.unwrap_or_default(), output.unwrap_or_default()),
-                turn: call.turn,
-                retried: false,
-                skip: None,
-            });
-        }
-    }
-    sighted
-}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -79,7 +44,7 @@ impl Ledger {
         if call.bad.is_some() || call.prompt.is_none() || call.output.is_none() {
             return;
         }
-        let content = u64::from_be_bytes(sighted.hash[..8].try_into().unwrap_or_default());
+        let content = u64::from_be_bytes(sighted.digest.hash[..8].try_into().unwrap_or_default());
         let rollout = who.rollout_id.as_deref().unwrap_or_default().as_bytes();
         let known = match (&call.call_id, call.started) {
             // What people number themselves is unique in a rollout only.
@@ -90,12 +55,12 @@ impl Ledger {
             (Some(id), _) => Some(key(&[b"id", id.as_bytes(), &call.choice.to_le_bytes()])),
             // Trajectories of a folder overlap when one holds the segments before a compaction.
             (None, _) if !piece.scope.is_empty() => {
-                Some(key(&[b"folder", piece.scope.as_bytes(), rollout, &sighted.hash]))
+                Some(key(&[b"folder", piece.scope.as_bytes(), rollout, &sighted.digest.hash]))
             }
             // A line that was saved twice has the same time.
             (None, Some(started)) => {
                 let turn = call.turn.unwrap_or(-1).to_le_bytes();
-                Some(key(&[b"line", rollout, &turn, &started.to_le_bytes(), &sighted.hash]))
+                Some(key(&[b"line", rollout, &turn, &started.to_le_bytes(), &sighted.digest.hash]))
             }
             (None, None) => None,
         };
@@ -173,83 +138,4 @@ impl Ledger {
         }
         (number, renamed)
     }
-}
-
-/// What choices of one reply have in common.
-#[derive(PartialEq)]
-enum Reply {
-    Id(Text),
-    Record(Text, u64, u32),
-}
-
-/// Numbers the turns of a rollout where its format has not, marks retries, and puts the calls in the order of rows.
-pub fn arrange(calls: &mut Vec<Sighted<'_>>, prompts: &[Id], numbered: bool, known_rollout: bool) {
-    let solver = |c: &Sighted<'_>| {
-        let failed = c.call.failed || c.call.finish == Finish::Failed;
-        c.call.kind.as_deref().is_none_or(|kind| kind == "solver") && c.skip.is_none() && !failed
-    };
-    if !numbered && known_rollout && calls.iter().all(|c| !solver(c) || c.turn.is_none()) {
-        // Histories grow, so among calls of one second the longer prompt came later. Without times the order of the
-        // input is all there is.
-        if calls.iter().all(|c| c.call.started.is_some()) {
-            calls.sort_by(|a, b| {
-                by_time(a)
-                    .total_cmp(&by_time(b))
-                    .then(prompt_length(a).cmp(&prompt_length(b)))
-                    .then_with(|| a.call.call_id.cmp(&b.call.call_id))
-                    .then(a.call.choice.cmp(&b.call.choice))
-            });
-        }
-        let (mut turn, mut last) = (-1, None);
-        for call in calls.iter_mut() {
-            call.turn = None;
-            if solver(call) {
-                // Choices of one reply are siblings; a dropped reply carries the number of the next kept one.
-                let reply = match &call.call.call_id {
-                    Some(id) => Reply::Id(id.clone()),
-                    None => Reply::Record(call.file.clone(), call.call.record, call.call.reply),
-                };
-                if last.as_ref() != Some(&reply) {
-                    turn += 1;
-                    last = Some(reply);
-                }
-                call.turn = Some(turn);
-                if call.call.parse_error {
-                    turn -= 1;
-                    last = None;
-                }
-            }
-        }
-    }
-    let order = |c: &Sighted<'_>| c.turn.unwrap_or(i32::MAX);
-    calls.sort_by(|a, b| {
-        order(a)
-            .cmp(&order(b))
-            .then(by_time(a).total_cmp(&by_time(b)))
-            .then_with(|| a.call.call_id.cmp(&b.call.call_id))
-            .then(a.call.choice.cmp(&b.call.choice))
-    });
-    let ids = |i: usize| calls[i].call.prompt.as_ref().map_or(&[][..], |range| &prompts[range.clone()]);
-    let same_first = |a: usize, b: usize| ids(a).len().cmp(&ids(b).len()).then_with(|| ids(a).cmp(ids(b)));
-    let mut by_prompt: Vec<usize> =
-        (0..calls.len()).filter(|i| calls[*i].skip.is_none() && calls[*i].call.prompt.is_some()).collect();
-    by_prompt.sort_by(|a, b| same_first(*a, *b));
-    let mut retried = Vec::new();
-    for pair in by_prompt.windows(2) {
-        if ids(pair[0]) == ids(pair[1]) {
-            retried.extend_from_slice(pair);
-        }
-    }
-    for i in retried {
-        calls[i].retried = true;
-    }
-}
-
-/// Calls without a time stand last.
-fn by_time(call: &Sighted<'_>) -> f64 {
-    call.call.started.unwrap_or(f64::INFINITY)
-}
-
-fn prompt_length(call: &Sighted<'_>) -> usize {
-    call.call.prompt.as_ref().map_or(0, ExactSizeIterator::len)
 }

@@ -7,22 +7,31 @@
 
 mod batch;
 mod build;
+mod decide;
 mod expand;
 mod identity;
 mod ledger;
+mod merged;
 mod options;
 mod order;
 mod output;
+mod replay;
 mod report;
+mod rollout;
+mod sight;
 mod spill;
+mod weave;
 
-pub use batch::{Arena, batches};
-pub use build::{Plan, Planned, Rollout, Sighted, settle};
+pub use batch::{Arena, Ids, batches};
+pub use build::{Plan, Planned, settle};
 pub use expand::{CallFacts, CallIds, expand};
 pub use identity::Identities;
-pub use ledger::{arrange, hash_ids, sight};
-pub use options::{Column, GroupBy, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated, UpweightAs};
-pub use report::{Counts, Example, ThinkStates, Tokens, TurnCount};
+pub use options::{
+    Ambiguous, Column, GroupBy, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated, UpweightAs,
+};
+pub use report::{Counts, Example, MergeCounts, ThinkStates, Tokens, TurnCount};
+pub use rollout::Rollout;
+pub use sight::{Digest, Sighted, arrange, sight};
 
 use crate::capture::{Lost, Parsed, Skip, Sources, Unit, Who, parse};
 use crate::error::{Error, Place, Result};
@@ -32,8 +41,9 @@ use crate::rows::{EncodedBatch, Encoder};
 use ledger::Ledger;
 use order::{BreakOffOnPanic, InOrder, Turnstile};
 use output::Output;
+use replay::Replay;
 use serde_json::{Value, json};
-use spill::{Returned, Sealed, Spill};
+use spill::Spill;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -110,9 +120,9 @@ pub fn convert(options: Options, progress: &Progress) -> Result<Value> {
     on_threads(workers, &gates, || read_and_convert(&shared, &sources, &gates))?;
     let spill = lock(&shared.spill).take();
     if let Some(spill) = spill {
-        let sealed = spill.seal()?;
+        let replay = Replay::new(spill.seal()?);
         let gates = Gates::default();
-        on_threads(workers, &gates, || convert_spilled(&shared, &sealed, &gates))?;
+        on_threads(workers, &gates, || convert_spilled(&shared, &replay, &gates))?;
     }
     let Shared { ledger, counts, output, .. } = shared;
     let inner = |poisoned: PoisonError<_>| poisoned.into_inner();
@@ -215,20 +225,16 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
         let Some(entered) = gates.enter.pass(unit.number, || shared.enter(&parsed, &mut sighted)) else {
             return Ok(());
         };
-        if let Some(renamed) = entered.map_err(Stopped::at(unit.number))? {
+        let renamed = entered.map_err(Stopped::at(unit.number))?;
+        if let Some(renamed) = renamed {
             let mut rest = sighted.into_iter();
             for (piece, renamed) in parsed.pieces.iter().zip(renamed) {
-                let mut calls: Vec<_> = rest.by_ref().take(piece.calls.len()).collect();
-                arrange(&mut calls, &parsed.prompts.values, piece.numbered, piece.who.rollout_id.is_some());
+                let calls: Vec<_> = rest.by_ref().take(piece.calls.len()).collect();
                 let named = renamed.map(|name| Who { rollout_id: Some(name), ..piece.who.clone() });
-                let rollout = Rollout {
-                    who: named.as_ref().unwrap_or(&piece.who),
-                    calls,
-                    prompts: &parsed.prompts.values,
-                    outputs: &parsed.outputs.values,
-                    logprobs: &parsed.logprobs,
-                };
-                shared.plan.rows(&rollout, &mut planned, &mut counts);
+                let who = named.as_ref().unwrap_or(&piece.who);
+                let known = (piece.numbered, who.rollout_id.is_some());
+                let rollout = Rollout::new(who, calls, known, parsed.view());
+                shared.plan.rows(&rollout, &mut planned, &mut counts).map_err(Stopped::at(unit.number))?;
             }
         }
         let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };
@@ -241,43 +247,16 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
 }
 
 /// One worker while the spill is read back.
-fn convert_spilled(shared: &Shared<'_>, sealed: &Sealed, gates: &Gates) -> std::result::Result<(), Stopped> {
+fn convert_spilled(shared: &Shared<'_>, replay: &Replay, gates: &Gates) -> std::result::Result<(), Stopped> {
     let mut encoder = Encoder::new(&shared.plan.options.write_options()).map_err(Stopped::at(0))?;
     loop {
         if shared.progress.cancelled.load(Ordering::Relaxed) {
             return Err(Stopped::at(0)(Error::Cancelled));
         }
-        let mut parsed = Parsed::default();
-        let Some((number, stretch)) = sealed.next_stretch(STRETCH_IDS) else { return Ok(()) };
-        let rollouts = sealed.read(stretch, &mut parsed).map_err(Stopped::at(number))?;
+        let Some((number, stretch)) = replay.next(shared.plan).map_err(Stopped::at(0))? else { return Ok(()) };
         let mut counts = Counts::default();
         let mut planned = Vec::new();
-        for Returned { who, calls, .. } in &rollouts {
-            let numbered = calls.iter().any(|call| call.numbered);
-            let mut sighted: Vec<_> = calls
-                .iter()
-                .map(|returned| Sighted {
-                    call: &returned.call,
-                    file: &returned.file,
-                    format: returned.format,
-                    identity: returned.identity,
-                    hash: returned.hash,
-                    turn: returned.call.turn,
-                    retried: false,
-                    skip: returned.skip,
-                })
-                .collect();
-            arrange(&mut sighted, &parsed.prompts.values, numbered, who.rollout_id.is_some());
-            let rollout = Rollout {
-                who,
-                calls: sighted,
-                prompts: &parsed.prompts.values,
-                outputs: &parsed.outputs.values,
-                logprobs: &parsed.logprobs,
-            };
-            shared.plan.rows(&rollout, &mut planned, &mut counts);
-        }
-        let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };
+        let arena = replay.rows(shared.plan, stretch, &mut planned, &mut counts).map_err(Stopped::at(number))?;
         let emitted = shared.emit(number, gates, &mut encoder, planned, arena, counts);
         if emitted.map_err(Stopped::at(number))?.is_none() {
             return Ok(());
@@ -467,12 +446,12 @@ fn judge_counts(plan: &Plan, counts: &Counts) -> Result<()> {
         ));
     }
     let think = &counts.think;
-    if options.think != Think::Keep && think.stripped == 0 && think.history_stripped == 0 && think.markers > 0 {
+    if options.think != Think::Keep && think.outputs.stripped == 0 && think.history_stripped == 0 && think.markers > 0 {
         return Err(Error::check(
             format!(
                 "--think fired nowhere although think markers are there: {} of {} outputs hold one or start inside one \
                  (unterminated {}, odd {})",
-                think.markers, think.seen, think.unterminated, think.odd
+                think.markers, think.outputs.seen, think.outputs.unterminated, think.outputs.odd
             ),
             "look at a few with `tito show`; if the profile is the wrong one name the right one with --profile",
         ));

@@ -45,6 +45,24 @@ policy! {
         /// One call.
         #[default]
         Turn,
+        /// All calls that a longest sequence holds.
+        Merged,
+        /// The same; a sequence that holds one call only is written as a row of that call.
+        Auto,
+    }
+}
+policy! {
+    /// What becomes of calls of which nobody can tell which one the harness kept.
+    Ambiguous {
+        /// All stay.
+        #[default]
+        KeepAll,
+        /// The last one stays.
+        KeepLast,
+        /// None stays.
+        Drop,
+        /// All stay, without loss.
+        Mask,
     }
 }
 policy! {
@@ -133,6 +151,8 @@ impl Rows {
     pub fn name(self) -> &'static str {
         match self {
             Self::Turn => "turn",
+            Self::Merged => "merged",
+            Self::Auto => "auto",
         }
     }
 }
@@ -153,6 +173,8 @@ pub struct Options {
     pub tail: Tail,
     /// Rows.
     pub rows: Rows,
+    /// Calls that cannot be told apart.
+    pub ambiguous: Ambiguous,
     /// Weight rules.
     pub upweight: Vec<String>,
     /// How weights are stated.
@@ -196,6 +218,7 @@ impl Default for Options {
             think: Think::Keep,
             tail: Tail::Captured,
             rows: Rows::Turn,
+            ambiguous: Ambiguous::KeepAll,
             upweight: Vec::new(),
             upweight_as: UpweightAs::Weight,
             seed: 0,
@@ -262,7 +285,8 @@ impl Options {
     #[must_use]
     pub fn policies(&self) -> serde_json::Value {
         serde_json::json!({
-            "think": self.think, "tail": self.tail, "rows": self.rows, "upweight": self.upweight,
+            "think": self.think, "tail": self.tail, "rows": self.rows, "ambiguous": self.ambiguous,
+            "upweight": self.upweight,
             "upweight_as": self.upweight_as, "seed": self.seed, "truncated": self.truncated,
             "unterminated": self.unterminated, "max_length": self.max_length, "overlong": self.overlong,
             "kind": self.kind, "bad": self.bad, "group_by": self.group_by, "columns": self.columns,

@@ -3,9 +3,11 @@
 
 use crate::capture::{InputFile, Skip};
 use crate::error::Place;
+use crate::ids::think::ThinkCounts;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
 /// How many places a reason keeps as examples.
 const EXAMPLES: usize = 3;
@@ -25,6 +27,8 @@ pub struct Tokens {
     pub think_masked: u64,
     /// Without loss as truncated.
     pub truncated_masked: u64,
+    /// Without loss as ambiguous.
+    pub ambiguous_masked: u64,
     /// In outputs that gave no row.
     pub skipped: u64,
     /// Ids of the rows' prompts.
@@ -41,6 +45,7 @@ impl Tokens {
         self.think_cut += other.think_cut;
         self.think_masked += other.think_masked;
         self.truncated_masked += other.truncated_masked;
+        self.ambiguous_masked += other.ambiguous_masked;
         self.skipped += other.skipped;
         self.prompt += other.prompt;
         self.thinking += other.thinking;
@@ -50,18 +55,9 @@ impl Tokens {
 /// Think states of the outputs that a policy looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct ThinkStates {
-    /// Outputs looked at.
-    pub seen: u64,
-    /// With something to cut or mask.
-    pub stripped: u64,
-    /// Without a marker.
-    pub absent: u64,
-    /// Never closed.
-    pub unterminated: u64,
-    /// With a marker that no rule explains.
-    pub odd: u64,
-    /// Markers matched as several ids.
-    pub split_marker: u64,
+    /// The outputs themselves.
+    #[serde(flatten)]
+    pub outputs: ThinkCounts,
     /// Prompts that end in an open think tail whose thinking was cut.
     pub open_think_tail: u64,
     /// Earlier turns cut in prompts.
@@ -74,7 +70,41 @@ pub struct ThinkStates {
     pub markers: u64,
 }
 
-/// Rows of one turn.
+/// What merging would make, or made, of the calls that give rows. Judged on the ids as they were captured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct MergeCounts {
+    /// Calls judged.
+    pub calls: u64,
+    /// Ids of their rows, one row a call.
+    pub ids: u64,
+    /// Longest sequences: the rows that merging makes.
+    pub merged_rows: u64,
+    /// Ids of these.
+    pub merged_ids: u64,
+    /// Calls of which nobody can tell which one was kept.
+    pub ambiguous: u64,
+    /// Calls that another call to the same prompt replaced.
+    pub superseded: u64,
+    /// Calls written one a row, because a policy makes their merged row impossible.
+    pub fell_back: u64,
+    /// Calls written one a row, because their merged row would be too long.
+    pub fell_back_overlong: u64,
+}
+
+impl AddAssign for MergeCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.ids += other.ids;
+        self.merged_rows += other.merged_rows;
+        self.merged_ids += other.merged_ids;
+        self.ambiguous += other.ambiguous;
+        self.superseded += other.superseded;
+        self.fell_back += other.fell_back;
+        self.fell_back_overlong += other.fell_back_overlong;
+    }
+}
+
+/// Rows that train one turn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct TurnCount {
     /// Rows, copies included.
@@ -117,6 +147,8 @@ pub struct Counts {
     pub tokens: Tokens,
     /// Think states.
     pub think: ThinkStates,
+    /// Merging.
+    pub merge: MergeCounts,
     /// By turn; -1 = the capture does not say.
     pub turns: BTreeMap<i32, TurnCount>,
     /// Length of each row (copies once).
@@ -147,14 +179,13 @@ impl Counts {
         }
     }
 
-    /// Counts a row.
-    pub fn row(&mut self, turn: Option<i32>, weight: f32, trained: u64) {
+    /// Counts a call in a row.
+    pub fn call(&mut self, turn: Option<i32>, weight: f32, trained: u64) {
         let slot = self.turns.entry(turn.map_or(-1, |t| t.min(LAST_TURN))).or_default();
         slot.rows += 1;
         slot.weight += f64::from(weight);
-        slot.weighted_ids += f64::from(weight) * trained as f64;
-        self.rows += 1;
         self.weight += f64::from(weight);
+        slot.weighted_ids += f64::from(weight) * trained as f64;
     }
 
     /// Adds what the next stretch of input counted.
@@ -175,17 +206,13 @@ impl Counts {
         }
         self.tokens.add(&other.tokens);
         let (t, o) = (&mut self.think, other.think);
-        t.seen += o.seen;
-        t.stripped += o.stripped;
-        t.absent += o.absent;
-        t.unterminated += o.unterminated;
-        t.odd += o.odd;
-        t.split_marker += o.split_marker;
+        t.outputs += o.outputs;
         t.open_think_tail += o.open_think_tail;
         t.history_stripped += o.history_stripped;
         t.history_left += o.history_left;
         t.tail_unknown += o.tail_unknown;
         t.markers += o.markers;
+        self.merge += other.merge;
         for (turn, n) in other.turns {
             let slot = self.turns.entry(turn).or_default();
             slot.rows += n.rows;
@@ -237,7 +264,8 @@ impl Counts {
         json!({
             "calls_seen": self.calls_seen, "calls_used": self.calls_used, "rollouts": self.rollouts,
             "rows": self.rows, "copies": self.copies, "weight": self.weight,
-            "skipped": skipped, "bad": self.bad(), "examples": examples, "tokens": self.tokens, "think": self.think, "turns": turns,
+            "skipped": skipped, "bad": self.bad(), "examples": examples, "tokens": self.tokens, "think": self.think,
+            "merge": self.merge, "turns": turns,
             "lengths": self.length_percentiles(),
             "truncation_judged": {"by_last_id": self.judged_by_id, "by_finish": self.judged_by_finish},
             "prompts_changed": self.prompts_changed, "repeated_ids": self.repeated_ids,

@@ -1,9 +1,22 @@
 //! What is done to ids: pure functions on slices, no I/O.
 
+pub mod edit;
 pub mod loss;
+pub mod merge;
 pub mod profile;
 pub mod think;
 pub mod turns;
 pub mod weight;
 
 pub use profile::{Id, Marker, Profile};
+
+/// Length of the common prefix. Whole blocks are compared as slices, which is a vectorised memcmp.
+pub(crate) fn common_prefix<T: PartialEq>(a: &[T], b: &[T]) -> usize {
+    const BLOCK: usize = 256;
+    let n = a.len().min(b.len());
+    let mut at = 0;
+    while at + BLOCK <= n && a[at..at + BLOCK] == b[at..at + BLOCK] {
+        at += BLOCK;
+    }
+    at + a[at..n].iter().zip(&b[at..n]).take_while(|(x, y)| x == y).count()
+}

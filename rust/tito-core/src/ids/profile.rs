@@ -52,6 +52,9 @@ pub struct Profile {
     pub tail_think: Vec<Id>,
     /// End of a generation prompt with thinking off; null where the template cannot switch it off.
     pub tail_no_think: Option<Vec<Id>>,
+    /// Whether the template writes the no-thinking tail's pair into an earlier assistant turn without reasoning (where
+    /// it writes reasoning at all).
+    pub history_pair: bool,
     /// Hash of vocabulary, merges and added tokens.
     pub tokenizer_hash: String,
     /// Hash of the chat template's text.

@@ -5,7 +5,7 @@
 //! is the generation tail, and only [`TurnRule::no_think_tail`] changes it.
 
 use super::profile::{Id, Profile};
-use super::think::{Finder, Found, Mark, Opened, ThinkCounts, ThinkRule, cut_into};
+use super::think::{Finder, Found, Mark, Opened, ThinkCounts, ThinkRule, cut};
 use std::ops::Range;
 
 /// What a prompt ends in.
@@ -32,6 +32,8 @@ pub struct TurnRule {
     history: Opened,
     tail_think: Vec<Id>,
     tail_no_think: Option<Vec<Id>>,
+    /// What the template writes where an earlier answer has no reasoning; empty = nothing.
+    history_pair: Vec<Id>,
 }
 
 impl TurnRule {
@@ -41,6 +43,7 @@ impl TurnRule {
         let think = ThinkRule::new(profile);
         let tail = profile.tail_no_think.as_deref().unwrap_or_default();
         let first_mark = think.marks.all(tail).find(|hit| hit.kind != Mark::Tool);
+        let header = think_header(profile, tail);
         let finder = |markers: &[_]| Finder::new(markers, profile.vocab_size);
         Self {
             turn_start: finder(&[(&profile.turn_start, ())]),
@@ -51,6 +54,7 @@ impl TurnRule {
             history: if first_mark.is_some_and(|hit| hit.kind == Mark::Close) { Opened::Pair } else { Opened::No },
             tail_think: profile.tail_think.clone(),
             tail_no_think: profile.tail_no_think.clone(),
+            history_pair: if profile.history_pair { tail[header..].to_vec() } else { Vec::new() },
             think,
         }
     }
@@ -78,26 +82,48 @@ impl TurnRule {
         })
     }
 
-    /// Strips every closed assistant turn; `None` when that changes nothing. The counts are of turns.
+    /// What to cut from the closed assistant turns, in positions of the prompt. The counts are of turns.
     #[must_use]
-    pub fn strip_all(&self, prompt: &[Id]) -> (Option<Vec<Id>>, ThinkCounts) {
+    pub fn history_spans(&self, prompt: &[Id]) -> (Vec<Range<usize>>, ThinkCounts) {
         let (mut counts, mut found) = (ThinkCounts::default(), Found::default());
-        let (mut kept, mut from) = (Vec::new(), 0);
+        let mut spans = Vec::new();
         for turn in self.assistant_turns(prompt) {
             self.think.find_into(&prompt[turn.clone()], self.history, &mut found);
             counts.add(&found);
-            if !found.spans.is_empty() {
-                kept.reserve(prompt.len() - from);
-                kept.extend_from_slice(&prompt[from..turn.start]);
-                cut_into(&mut kept, &prompt[turn.clone()], &found.spans);
-                from = turn.end;
-            }
+            spans.extend(found.spans.iter().map(|span| turn.start + span.start..turn.start + span.end));
         }
-        if from == 0 {
-            return (None, counts);
+        (spans, counts)
+    }
+
+    /// Strips every closed assistant turn; `None` when that changes nothing. The counts are of turns.
+    #[must_use]
+    pub fn strip_all(&self, prompt: &[Id]) -> (Option<Vec<Id>>, ThinkCounts) {
+        let (spans, counts) = self.history_spans(prompt);
+        ((!spans.is_empty()).then(|| cut(prompt, &spans)), counts)
+    }
+
+    /// What the template writes into an earlier answer that has no reasoning; empty = nothing.
+    #[must_use]
+    pub fn history_pair(&self) -> &[Id] {
+        &self.history_pair
+    }
+
+    /// How an answer begins behind its header once the prompt's tail is the no-thinking one: with the pair, or with nothing.
+    #[must_use]
+    pub fn no_think_opened(&self) -> Opened {
+        self.tail_no_think.as_deref().map_or(Opened::Unknown, |tail| self.think.opened_by(tail))
+    }
+
+    /// The change that makes a prompt's tail the no-thinking one: what to replace, and by what. `None` when the prompt
+    /// ends in no known tail or the template cannot switch thinking off; an empty range when it ends so already.
+    #[must_use]
+    pub fn no_think_edit(&self, prompt: &[Id]) -> Option<(Range<usize>, &[Id])> {
+        let no_think = self.tail_no_think.as_deref()?;
+        match self.tail_of(prompt) {
+            Tail::NoThink => Some((prompt.len()..prompt.len(), &[])),
+            Tail::Think => Some((prompt.len() - self.tail_think.len()..prompt.len(), no_think)),
+            Tail::Other => None,
         }
-        kept.extend_from_slice(&prompt[from..]);
-        (Some(kept), counts)
     }
 
     /// What the prompt ends in. The longer of two tails that both fit is the one meant.
@@ -118,12 +144,8 @@ impl TurnRule {
     /// rewritten: a template that also marks the user's text says so nowhere in the profile.
     #[must_use]
     pub fn no_think_tail(&self, prompt: &[Id]) -> Option<Vec<Id>> {
-        let no_think = self.tail_no_think.as_deref()?;
-        match self.tail_of(prompt) {
-            Tail::NoThink => Some(prompt.to_vec()),
-            Tail::Think => Some([&prompt[..prompt.len() - self.tail_think.len()], no_think].concat()),
-            Tail::Other => None,
-        }
+        let (range, with) = self.no_think_edit(prompt)?;
+        Some([&prompt[..range.start], with].concat())
     }
 
     /// Which ids to drop so that at most `max_len` stay: whole turns, the oldest first, as few as will do.
@@ -150,4 +172,9 @@ impl TurnRule {
         let end = self.turn_start.at(prompt, start).map_or(start, |hit| hit.end);
         &prompt[start..prompt.len().min(end + usize::from(!self.start_names_role))]
     }
+}
+
+/// Where the assistant header of a generation tail ends.
+fn think_header(profile: &Profile, tail: &[Id]) -> usize {
+    profile.assistant_start.iter().find(|header| tail.starts_with(header)).map_or(tail.len(), Vec::len)
 }

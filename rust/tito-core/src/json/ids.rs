@@ -5,7 +5,7 @@
 //! text, and only the rest is parsed. Equal text has equal ids, so this is exact whatever the lists hold.
 
 use super::cursor::{Cursor, Fault};
-use crate::ids::Id;
+use crate::ids::{Id, common_prefix};
 use memchr::{memchr_iter, memrchr};
 use std::ops::Range;
 
@@ -256,17 +256,6 @@ impl<'a> IdReader<'a> {
 
 fn bad_entry(index: usize, raw: &[u8], why: &'static str) -> IdFault {
     IdFault { index, entry: String::from_utf8_lossy(&raw[..raw.len().min(24)]).into_owned(), why }
-}
-
-/// Length of the common prefix. Whole blocks are compared as slices, which is a vectorised memcmp.
-pub(crate) fn common_prefix<T: PartialEq>(a: &[T], b: &[T]) -> usize {
-    const BLOCK: usize = 256;
-    let n = a.len().min(b.len());
-    let mut at = 0;
-    while at + BLOCK <= n && a[at..at + BLOCK] == b[at..at + BLOCK] {
-        at += BLOCK;
-    }
-    at + a[at..n].iter().zip(&b[at..n]).take_while(|(x, y)| x == y).count()
 }
 
 #[cfg(test)]

@@ -8,5 +8,4 @@ mod cursor;
 mod ids;
 
 pub use cursor::{Cursor, Fault, Scalar};
-pub(crate) use ids::common_prefix;
 pub use ids::{IdFault, IdList, IdReader};

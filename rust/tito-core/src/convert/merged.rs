@@ -1,0 +1,159 @@
+//! A row of several calls: the last call's sequence with the policies applied to every answer in it.
+
+use super::Plan;
+use super::build::{Logprobs, Part, Planned, Prompt, Scope, meta_of};
+use super::decide::Verdict;
+use super::identity::Known;
+use super::options::{Tail, Think};
+use super::report::{Counts, Tokens};
+use super::sight::Sighted;
+use crate::ids::Id;
+use crate::ids::edit::Edits;
+use crate::ids::think::keep_spans;
+use crate::rows::{RowCall, flag};
+use std::ops::Range;
+
+/// Calls that continue one another, the last one ending the sequence, and which of them train in its row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sequence<'a> {
+    pub(super) lineage: &'a [(usize, bool)],
+    pub(super) calls: &'a [Sighted<'a>],
+    pub(super) verdicts: &'a [Option<Verdict>],
+}
+
+impl<'a> Sequence<'a> {
+    fn members(&self) -> impl Iterator<Item = (usize, bool, &'a Sighted<'a>, &'a Verdict)> {
+        let Self { lineage, calls, verdicts } = *self;
+        lineage.iter().filter_map(move |(at, trains)| Some((*at, *trains, &calls[*at], verdicts[*at].as_ref()?)))
+    }
+}
+
+impl Plan {
+    /// The row of a sequence: `prompt` and `output` are its last call's; `logprobs` gives those of any of its calls.
+    pub(super) fn merged_row<'a>(
+        &self,
+        scope: &Scope<'_>,
+        sequence: Sequence<'_>,
+        (prompt, output): (&[Id], &[Id]),
+        logprobs: impl Fn(usize) -> Option<&'a [f32]>,
+        counts: &mut Counts,
+    ) -> Option<Planned> {
+        let (_, _, last, _) = sequence.members().last()?;
+        let edits = self.row_edits(sequence, prompt, counts);
+        let ids = edits.apply(&[prompt, output].concat());
+        let mut row_logprobs = (self.options.write_options().optional.output_logprobs
+            && sequence.members().any(|(call, trains, ..)| trains && logprobs(call).is_some()))
+        .then(|| vec![f32::NAN; ids.len()]);
+        let mut flags = if edits.is_empty() { flag::PROMPT_EXACT } else { 0 };
+        let (mut parts, mut tokens, mut absent) = (Vec::new(), Tokens::default(), true);
+        for (call, _, sighted, verdict) in sequence.members().filter(|(_, trains, ..)| *trains) {
+            let digest = sighted.digest;
+            let at = digest.prompt as usize;
+            let whole = at..digest.length();
+            let keep: Vec<Range<usize>> = match self.options.think {
+                Think::Keep => vec![whole.clone()],
+                _ => keep_spans(digest.output as usize, &verdict.spans)
+                    .into_iter()
+                    .map(|r| at + r.start..at + r.end)
+                    .collect(),
+            };
+            if let (Some(row), Some(values)) = (&mut row_logprobs, logprobs(call)) {
+                let stays = if self.cuts() { &keep[..] } else { std::slice::from_ref(&whole) };
+                for range in stays {
+                    let to = edits.moved(range.start);
+                    row[to..to + range.len()].copy_from_slice(&values[range.start - at..range.end - at]);
+                }
+            }
+            let moved = |range: &Range<usize>| edits.moved(range.start) as i32..edits.moved(range.end) as i32;
+            let sample = match (keep.first(), keep.last()) {
+                // Cutting leaves the first kept id to the last.
+                (Some(first), Some(last)) if self.cuts() => moved(&(first.start..last.end)),
+                _ => moved(&whole),
+            };
+            let mine = self.tokens(digest.output as usize, verdict);
+            flags |= verdict.flags & !flag::THINK_ABSENT;
+            flags |= if mine.think_masked > 0 { flag::THINK_MASKED } else { 0 };
+            absent &= verdict.flags & flag::THINK_ABSENT != 0;
+            tokens.add(&mine);
+            parts.push(Part {
+                call: RowCall {
+                    start: sample.start,
+                    end: sample.end,
+                    turn: sighted.turn,
+                    call_id: sighted.call.call_id.clone(),
+                    record: sighted.call.record as i64,
+                    hash: digest.hash,
+                },
+                spans: if verdict.muted.is_some() { Vec::new() } else { keep.iter().map(moved).collect() },
+                weight: self.weight_of(scope, sighted, counts),
+                copies: 1,
+                tokens: mine,
+            });
+        }
+        tokens.prompt = ids.len() as u64 - (tokens.sampled - tokens.think_cut);
+        flags |= if absent { flag::THINK_ABSENT } else { 0 };
+        Some(Planned {
+            identity: last.identity,
+            prompt: Prompt::Changed(ids),
+            output: 0..0,
+            cut: Vec::new(),
+            logprobs: row_logprobs.map_or(Logprobs::None, Logprobs::Row),
+            meta: meta_of(scope.who, last, flags),
+            tokens,
+            copies: 1,
+            parts,
+        })
+    }
+
+    /// What the policies change in a sequence, in its own positions.
+    pub(super) fn row_edits<'k>(&'k self, sequence: Sequence<'_>, prompt: &[Id], counts: &mut Counts) -> Edits<'k> {
+        let mut edits = Edits::default();
+        let identity = sequence.members().last().and_then(|(_, _, last, _)| last.identity);
+        let Some(known) = identity.map(|index| self.identities.get(index)) else { return edits };
+        for (_, _, sighted, verdict) in sequence.members() {
+            let at = sighted.digest.prompt as usize;
+            if self.options.tail == Tail::NoThink {
+                match known.rule.no_think_edit(prompt.get(..at).unwrap_or(prompt)) {
+                    Some((range, with)) if !range.is_empty() => edits.put(range, with),
+                    Some(_) => {}
+                    None => counts.think.tail_unknown += 1,
+                }
+            }
+            if self.cuts() {
+                for span in &verdict.spans {
+                    edits.put(at + span.start..at + span.end, &[]);
+                }
+            }
+        }
+        if self.options.think == Think::StripAll {
+            self.strip_the_rest(known, sequence, prompt, &mut edits, counts);
+        }
+        edits
+    }
+
+    /// Assistant turns that no call of the sequence sampled: the same as in the prompt of a row of one call.
+    fn strip_the_rest<'k>(
+        &self,
+        known: &'k Known,
+        sequence: Sequence<'_>,
+        prompt: &[Id],
+        edits: &mut Edits<'k>,
+        counts: &mut Counts,
+    ) {
+        let (spans, seen) = known.rule.history_spans(prompt);
+        counts.think.history_left += seen.unterminated.max(seen.odd);
+        let samples: Vec<Range<usize>> =
+            sequence.members().map(|(_, _, s, _)| s.digest.prompt as usize..s.digest.length()).collect();
+        let turns: Vec<Range<usize>> = known.rule.assistant_turns(prompt).collect();
+        let with = self.history_form(known);
+        for span in spans {
+            let turn = turns.iter().find(|turn| turn.start <= span.start && span.end <= turn.end);
+            let sampled =
+                turn.is_some_and(|turn| samples.iter().any(|sample| (turn.start..=turn.end).contains(&sample.start)));
+            if !sampled && prompt[span.clone()] != *with {
+                counts.think.history_stripped += 1;
+                edits.put(span, with);
+            }
+        }
+    }
+}
