@@ -154,7 +154,7 @@ impl Plan {
             | bit(found.unterminated, flag::THINK_UNTERMINATED)
             | bit(found.odd, flag::THINK_ODD)
             | bit(found.split_marker, flag::SPLIT_MARKER);
-        Ok(Verdict { opened, spans: std::mem::take(&mut found.spans), flags, muted })
+        Ok(Verdict { opened, spans: std::mem::take(&mut found.spans).into_vec(), flags, muted })
     }
 }
 

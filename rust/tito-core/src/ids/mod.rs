@@ -2,6 +2,7 @@
 
 pub mod edit;
 pub mod loss;
+mod markers;
 pub mod merge;
 pub mod profile;
 pub mod think;

@@ -4,8 +4,9 @@
 //! anew. An assistant turn is closed when a turn end or another turn start stands behind it; the open one at the end
 //! is the generation tail, and only [`TurnRule::no_think_tail`] changes it.
 
+use super::markers::Finder;
 use super::profile::{Id, Profile};
-use super::think::{Finder, Found, Mark, Opened, ThinkCounts, ThinkRule, cut};
+use super::think::{Found, Mark, Opened, ThinkCounts, ThinkRule, cut};
 use std::ops::Range;
 
 /// What a prompt ends in.
