@@ -243,3 +243,36 @@ impl<K: Copy, L: Looks> Iterator for Hits<'_, K, L> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// On whatever machine it runs: the instructions that every machine has, and the best that this one has.
+        #[test]
+        fn every_level_finds_the_same(
+            ids in prop::collection::vec(prop_oneof![30 => 0..2000, 1 => 1995..2000], 0..300),
+            from in 0usize..320,
+            vocab in prop_oneof![Just(9), Just(2000)],
+        ) {
+            let marker = vec![vec![1998, 1999], vec![1998], vec![1996]];
+            let mut finder = Finder::new(&[(&marker, ())], vocab);
+            prop_assert_eq!(finder.floor.is_some(), vocab == 2000);
+            let (mut slow, mut at) = (Vec::new(), 0);
+            while at < ids.len() {
+                match finder.at(&ids, at) {
+                    Some(hit) => { slow.push(hit); at = hit.end }
+                    None => at += 1,
+                }
+            }
+            let first = (from..ids.len()).find_map(|at| finder.at(&ids, at));
+            for level in [Level::new(), Level::baseline()] {
+                finder.level = level;
+                prop_assert_eq!(&finder.all(&ids).collect::<Vec<_>>(), &slow);
+                prop_assert_eq!(finder.next(&ids, from), first);
+            }
+        }
+    }
+}
