@@ -30,13 +30,16 @@ SIGNATURES = {
     "kind, status, attempt, turn, reward, source, capture_format, capture_file, capture_record, "
     "capture_hash, flags, loss_mask, loss_weights, labels, output_logprobs)",
     "check": "(inputs, *, policies, profile, from_format, expect_rows, workers, progress)",
-    "convert": "(inputs, output, *, policies, profile, from_format, expect_rows, jsonl, shard_bytes, workers, "
-    "progress)",
+    "convert": "(inputs, output, *, policies, profile, from_format, expect_rows, jsonl, shard_bytes, "
+    "shard_tokens, workers, progress)",
     "expand_turns": "(calls, *, policies, profile)",
+    "export": "(rows, out, *, format, weights, seed, max_length, overlong, pack, expect_rows)",
     "find_think": "(ids, /, *, prompt, opened, profile)",
     "labels": "(input_ids, output_ids, loss_spans)",
     "loss_mask": "(input_ids, output_ids, loss_spans)",
     "open_rows": "(path)",
+    "pack": "(rows, length, *, overlong)",
+    "plan_packs": "(lengths, length, *, drop_overlong)",
     "strip_think": "(ids, /, *, offsets, prompt, opened, profile)",
 }
 ERRORS = {"TitoError": Exception, "DataError": ValueError, "UsageError": ValueError, "WorldError": OSError}

@@ -55,6 +55,7 @@ def test_convert_writes_rows_and_says_what_it_did_on_stderr(run):
     last = err.splitlines()[-1]
     assert last.startswith("note: these are per-turn rows: input_ids is the prompt alone")
     assert "would train on the prompt" in last
+    assert "--format trl" in last
 
 
 def test_the_report_as_json_is_the_library_s(run):

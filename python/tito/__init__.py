@@ -3,10 +3,12 @@
 The public face. Everything here is typed; what is native is documented in `_core.pyi`.
 """
 
-from tito._core import __version__, find_think, labels, loss_mask, strip_think
+from tito._core import __version__, find_think, labels, loss_mask, plan_packs, strip_think
 from tito.calls import Call, Policies, Row
 from tito.convert import check, convert
 from tito.errors import DataError, TitoError, UsageError, WorldError
+from tito.export.run import export
+from tito.pack import pack
 from tito.profile import Profile
 from tito.rows import open_rows
 from tito.turns import expand_turns
@@ -24,9 +26,12 @@ __all__ = [
     "check",
     "convert",
     "expand_turns",
+    "export",
     "find_think",
     "labels",
     "loss_mask",
     "open_rows",
+    "pack",
+    "plan_packs",
     "strip_think",
 ]

@@ -15,6 +15,7 @@ _Ids = npt.NDArray[np.int32]
 _Opened = Literal["yes", "pair", "no"]
 
 __all__ = [
+    "Copies",
     "DataError",
     "Found",
     "Progress",
@@ -32,7 +33,9 @@ __all__ = [
     "find_think",
     "formats_json",
     "labels",
+    "lay_packs",
     "loss_mask",
+    "plan_packs",
     "schema_json",
     "strip_think",
 ]
@@ -171,6 +174,50 @@ def labels(input_ids: npt.ArrayLike, output_ids: npt.ArrayLike, loss_spans: npt.
     >>> labels([5, 6], [7, 8, 9]).tolist()
     [-100, -100, 7, 8, 9]
     """
+
+def plan_packs(
+    lengths: npt.ArrayLike, length: int, *, drop_overlong: bool = False
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which rows go together into packs of ``length`` ids: first-fit-decreasing, no row cut, ties by position.
+
+    ``lengths`` are whole numbers of 0 or more, one a row. Gives three int64 arrays: rows pack by pack (ascending inside
+    one), where each pack starts in them and where the last ends, and the rows left out. Raises ``UsageError`` for a row
+    longer than a pack unless ``drop_overlong``, and for a ``length`` below 1. O(n log n).
+
+    >>> rows, starts, left_out = plan_packs([5, 3, 9, 3, 2], 8, drop_overlong=True)
+    >>> rows.tolist(), starts.tolist(), left_out.tolist()
+    ([0, 1, 3, 4], [0, 2, 4], [2])
+    """
+
+def lay_packs(
+    ids: npt.ArrayLike,
+    weights: npt.NDArray[np.float32],
+    row_offsets: npt.ArrayLike,
+    rows: npt.ArrayLike,
+    starts: npt.ArrayLike,
+) -> tuple[_Ids, _Ids, npt.NDArray[np.float32], _Ids, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Packs laid out, all behind each other: ids, labels, loss weights, position ids; then where each row starts in
+    them, and where each pack does, with the end of the last.
+
+    ``ids`` and ``weights`` hold all rows, ``row_offsets`` where each starts and the last ends; ``rows`` and ``starts``
+    are those of ``plan_packs``. Labels are the ids, -100 where a weight is 0 and at the first id of each row, whose
+    weight becomes 0. Raises ``UsageError`` for offsets and rows that do not fit the ids.
+
+    >>> laid = lay_packs([7, 8, 9, 5], np.array([0, 1, 1, 1], np.float32), [0, 3, 4], [0, 1], [0, 2])
+    >>> [part.tolist() for part in laid]
+    [[7, 8, 9, 5], [-100, 8, 9, -100], [0.0, 1.0, 1.0, 0.0], [0, 1, 2, 0], [0, 3, 4], [0, 4]]
+    """
+
+@final
+class Copies:
+    """Weights to numbers of copies: at any point the copies so far differ from the weights so far by less than one.
+
+    Systematic: a running sum, shifted by an offset made of ``seed``, is cut at whole numbers. Whole weights are exact.
+    """
+
+    def __new__(cls, seed: int) -> Copies: ...
+    def draw(self, weights: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """Copies of each row; the sum runs on from call to call."""
 
 def expand_turns(
     prompts: Sequence[npt.ArrayLike],

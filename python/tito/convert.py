@@ -35,16 +35,19 @@ def convert(
     expect_rows: int | None = None,
     jsonl: bool | None = None,
     shard_bytes: int | None = None,
+    shard_tokens: int | None = None,
     workers: int = 0,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Converts captures to rows and says what it did.
 
-    `inputs` are files, folders, globs or `-` (standard input). `output` is one file, or with `shard_bytes` the name
-    that numbered shards are made from (`rows-00000.parquet`); a manifest is written beside it. `jsonl` writes JSON
-    lines in place of parquet; None asks the name of `output`. `workers` is a number of threads, 0 all cores; the bytes
-    written are the same for any number. `progress` is called about ten times a second from the calling thread; what it
-    raises stops the run and comes through, though the output may stand already when it raises at the very end.
+    `inputs` are files, folders, globs or `-` (standard input). `output` is one file, or with `shard_bytes` or
+    `shard_tokens` the name that numbered shards are made from (`rows-00000.parquet`); a manifest is written beside it.
+    Shards by tokens (ids of prompts and outputs) end between batches, so they are a million ids from that size at most.
+    `jsonl` writes JSON lines in place of parquet; None asks the name of `output`. `workers` is a number of threads, 0
+    all cores; the bytes written are the same for any number. `progress` is called about ten times a second from the
+    calling thread; what it raises stops the run and comes through, though the output may stand already when it raises
+    at the very end.
 
     The output gets its name only when everything is written: after an error or Ctrl-C (`KeyboardInterrupt`) nothing
     stands under it that was not there before. A Ctrl-C that comes when all is written changes nothing.
@@ -63,6 +66,7 @@ def convert(
         "expect_rows": expect_rows,
         "jsonl": name.endswith(".jsonl") if jsonl is None else jsonl,
         "shard_bytes": shard_bytes,
+        "shard_tokens": shard_tokens,
     }
     return _run(options, progress)
 

@@ -7,7 +7,9 @@ import os
 import sys
 from typing import get_args
 
-from tito.cli.options import add_input_options, add_policy_options, input_options, policies
+from tito.cli.options import add_input_options, add_policy_options, count, input_options, policies
+from tito.cli.trainers import add_trainer_options, refuse_without_format
+from tito.cli.trainers import run as run_for_trainer
 from tito.cli.watch import bar, tell
 from tito.errors import UsageError, WorldError, with_hint
 
@@ -15,16 +17,18 @@ ABOUT = "make training rows of captures, id for id as they were sampled"
 EXAMPLE = """\
 example:
   tito convert captures/ -o rows.parquet --think strip --upweight 0-2:12
+  tito convert rows.parquet --format trl --weights copies -o trl.parquet
 
 The report on stderr says what the data looks like to a trainer; --json prints the same to stdout for machines.
 """
 
 # What a trainer would do with the file as it is; said at the end of every run that writes one.
-_NOT_AS_IT_IS = (
-    "note: these are per-turn rows: input_ids is the prompt alone, so a trainer given this file as it is (TRL for one) "
-    "would train on the prompt. Give it input_ids + output_ids joined, with the labels of `--columns labels` or of "
-    "tito.labels"
-)
+_AS_IT_IS = {
+    "turn": "per-turn rows: input_ids is the prompt alone, so a trainer given this file as it is (TRL for one) would "
+    "train on the prompt",
+    "merged": "merged rows: loss falls where loss_spans say, and a trainer given this file as it is (TRL for one) would "
+    "train on every id",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     writing.add_argument("--jsonl", action="store_true", help="JSON lines (also when OUT ends in .jsonl), not parquet")
     writing.add_argument("--columns", default="", metavar="NAME[,NAME]", help=f"also: {', '.join(get_args(Column))}")
     writing.add_argument("--shard-mb", type=float, metavar="MB", help="numbered files of about so many million bytes")
+    writing.add_argument("--shard-tokens", type=count, metavar="N", help="numbered files of about so many ids")
     writing.add_argument("--dry-run", action="store_true", help="read, check and count; write nothing")
     writing.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     writing.add_argument("--quiet", action="store_true", help="no report and no progress; warnings stay")
+    add_trainer_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +63,11 @@ def run(args: argparse.Namespace) -> int:
         raise with_hint(
             UsageError(f"--shard-mb {args.shard_mb:g}: not a size"), "give the megabytes of a file, like 512"
         )
+    if args.shard_tokens == 0:
+        raise with_hint(UsageError("--shard-tokens 0: not a size"), "give the ids of a file, like 100000000")
+    if args.format != "tito":
+        return run_for_trainer(args)
+    refuse_without_format(args)
     chosen = policies(args)
     common = {**input_options(args), "policies": chosen, "expect_rows": args.expect_rows}
     with bar(args.quiet) as progress:
@@ -71,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
                     **common,
                     jsonl=True if args.jsonl else None,
                     shard_bytes=None if args.shard_mb is None else int(args.shard_mb * 1e6),
+                    shard_tokens=args.shard_tokens,
                     progress=progress,
                 )
             except WorldError as error:
@@ -78,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
                     raise BrokenPipeError from None
                 raise
     tell(report, quiet=args.quiet, as_json=args.json)
-    if not args.dry_run and not args.quiet and chosen.rows == "turn":
-        print(_NOT_AS_IT_IS, file=sys.stderr)
+    if not args.dry_run and not args.quiet:
+        file = "ROWS" if args.output == "-" else args.output
+        as_it_is = _AS_IT_IS.get(chosen.rows, _AS_IT_IS["merged"])
+        print(f"note: these are {as_it_is}. For TRL: tito convert {file} --format trl -o trl.parquet", file=sys.stderr)
     return os.EX_OK

@@ -413,6 +413,30 @@ fn shards_join_to_the_whole() {
 }
 
 #[test]
+fn shards_hold_equal_numbers_of_ids() {
+    for format in [Format::Parquet, Format::Jsonl] {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = conversation(40);
+        let size = 20_000;
+        let options = WriteOptions { format, shard_ids: Some(size), ..WriteOptions::default() };
+        let mut sink = Sink::create(&folder.path().join("rows"), &options).unwrap();
+        let mut largest = 0;
+        for rows in rows.chunks(2) {
+            let encoded = encode(batch(rows, options.optional), &options).unwrap();
+            largest = largest.max(encoded.ids());
+            sink.append(encoded).unwrap();
+        }
+        let finished = sink.finish(&[]).unwrap();
+        let shards: Vec<usize> = finished.files().iter().map(|file| file.ids as usize).collect();
+        assert!(shards.len() > 2, "{shards:?}");
+        let (last, full) = shards.split_last().unwrap();
+        assert!(full.iter().all(|ids| ids.abs_diff(size) <= largest / 2), "{shards:?}, batches of {largest}");
+        assert!(*last <= size + largest / 2, "{shards:?}");
+        assert_eq!(finished.rows(), 40);
+    }
+}
+
+#[test]
 fn errors_name_the_final_path() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("missing/rows.parquet");

@@ -7,6 +7,7 @@
 mod arrays;
 mod convert;
 mod errors;
+mod pack;
 mod think;
 
 /// The native half of tito; `_core.pyi` is its reference.
@@ -17,6 +18,8 @@ mod _core {
         Progress, built_in_profile, built_in_profiles, call_ids, convert, defaults_json, expand_turns, formats_json,
         schema_json,
     };
+    #[pymodule_export]
+    use crate::pack::{Copies, lay_packs, plan_packs};
     #[pymodule_export]
     use crate::think::{Found, ThinkRule, find_think, labels, loss_mask, strip_think};
     use pyo3::prelude::*;

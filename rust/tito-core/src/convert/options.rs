@@ -207,6 +207,8 @@ pub struct Options {
     pub columns: Vec<Column>,
     /// Size after which the next file begins.
     pub shard_bytes: Option<u64>,
+    /// Ids near which the next file begins.
+    pub shard_tokens: Option<usize>,
 }
 
 impl Default for Options {
@@ -235,6 +237,7 @@ impl Default for Options {
             jsonl: false,
             columns: Vec::new(),
             shard_bytes: None,
+            shard_tokens: None,
         }
     }
 }
@@ -276,6 +279,7 @@ impl Options {
                 output_logprobs: has(Column::OutputLogprobs),
             },
             shard_bytes: self.shard_bytes,
+            shard_ids: self.shard_tokens,
             ..WriteOptions::default()
         }
     }

@@ -4,6 +4,7 @@ pub mod edit;
 pub mod loss;
 mod markers;
 pub mod merge;
+pub mod pack;
 pub mod profile;
 pub mod think;
 pub mod turns;

@@ -33,6 +33,8 @@ pub struct WriteOptions {
     pub row_group_rows: usize,
     /// Size after which the next file begins, at a row group; `None` = one file.
     pub shard_bytes: Option<u64>,
+    /// Ids (prompts and outputs) near which the next file begins, between batches; `None` = one file.
+    pub shard_ids: Option<usize>,
 }
 
 impl Default for WriteOptions {
@@ -45,6 +47,7 @@ impl Default for WriteOptions {
             row_group_ids: 4 << 20,
             row_group_rows: 1 << 16,
             shard_bytes: None,
+            shard_ids: None,
         }
     }
 }

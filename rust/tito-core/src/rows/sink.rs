@@ -13,6 +13,8 @@ pub struct Sink {
     options: WriteOptions,
     full: Vec<Open>,
     open: Open,
+    /// Ids in `open`.
+    ids: usize,
 }
 
 enum Open {
@@ -21,17 +23,17 @@ enum Open {
 }
 
 impl Sink {
-    /// Opens `path`, or with a shard size the first of `NAME-00000.EXT`, `NAME-00001.EXT`, ...
+    /// Opens `path`, or with a size of shards (bytes, ids) the first of `NAME-00000.EXT`, `NAME-00001.EXT`, ...
     ///
     /// # Errors
     /// `Io` when the folder cannot be written to. `Usage` for a path that names no file, and when shards of an earlier
     /// run are there: some of them might stay among the new ones and be read with them.
     pub fn create(path: &Path, options: &WriteOptions) -> Result<Self> {
-        if options.shard_bytes.is_some() {
+        if is_sharded(options) {
             refuse_old_shards(path)?;
         }
         let open = Open::create(&shard(path, options, 0), options)?;
-        Ok(Self { path: path.to_owned(), options: options.clone(), full: Vec::new(), open })
+        Ok(Self { path: path.to_owned(), options: options.clone(), full: Vec::new(), open, ids: 0 })
     }
 
     /// Appends the next batch.
@@ -40,14 +42,27 @@ impl Sink {
     /// `Io` when the system refuses to write, naming the final path.
     pub fn append(&mut self, batch: EncodedBatch) -> Result<()> {
         // Here and not behind the batch, so that no shard is empty.
-        if self.options.shard_bytes.is_some_and(|most| self.open.may_end() && self.open.bytes() > most) {
+        if self.ends_before(&batch) {
             let next = Open::create(&shard(&self.path, &self.options, self.full.len() + 1), &self.options)?;
             self.full.push(std::mem::replace(&mut self.open, next));
+            self.ids = 0;
         }
+        self.ids += batch.ids;
         match &mut self.open {
             Open::Parquet(file) => file.append(batch),
             Open::Jsonl(file) => file.append(&batch),
         }
+    }
+
+    /// Whether the open shard is full. It looks at whole batches in their order alone, so the shards are the same for
+    /// any number of workers; by ids a shard ends where it is nearest to its size, half a batch from it at most.
+    fn ends_before(&self, batch: &EncodedBatch) -> bool {
+        let by_bytes = self.options.shard_bytes.is_some_and(|most| self.open.may_end() && self.open.bytes() > most);
+        let by_ids = self.options.shard_ids.is_some_and(|size| {
+            let missing = size.saturating_sub(self.ids);
+            self.ids > 0 && batch.ids.saturating_sub(missing) > missing
+        });
+        by_bytes || by_ids
     }
 
     /// Completes all files and syncs them. Every parquet file gets the keys; JSON lines have no place for them.
@@ -86,9 +101,13 @@ impl Open {
     }
 }
 
+fn is_sharded(options: &WriteOptions) -> bool {
+    options.shard_bytes.is_some() || options.shard_ids.is_some()
+}
+
 /// Name of a shard: the number goes before the extension.
 fn shard(path: &Path, options: &WriteOptions, number: usize) -> PathBuf {
-    if options.shard_bytes.is_none() {
+    if !is_sharded(options) {
         return path.to_owned();
     }
     let (stem, extension) = halves(path);
