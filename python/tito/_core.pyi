@@ -202,10 +202,6 @@ def lay_packs(
     ``ids`` and ``weights`` hold all rows, ``row_offsets`` where each starts and the last ends; ``rows`` and ``starts``
     are those of ``plan_packs``. Labels are the ids, -100 where a weight is 0 and at the first id of each row, whose
     weight becomes 0. Raises ``UsageError`` for offsets and rows that do not fit the ids.
-
-    >>> laid = lay_packs([7, 8, 9, 5], np.array([0, 1, 1, 1], np.float32), [0, 3, 4], [0, 1], [0, 2])
-    >>> [part.tolist() for part in laid]
-    [[7, 8, 9, 5], [-100, 8, 9, -100], [0.0, 1.0, 1.0, 0.0], [0, 1, 2, 0], [0, 3, 4], [0, 4]]
     """
 
 @final

@@ -43,7 +43,7 @@ def convert(
 
     `inputs` are files, folders, globs or `-` (standard input). `output` is one file, or with `shard_bytes` or
     `shard_tokens` the name that numbered shards are made from (`rows-00000.parquet`); a manifest is written beside it.
-    Shards by tokens (ids of prompts and outputs) end between batches, so they are a million ids from that size at most.
+    Shards by tokens (ids of prompts and outputs) are an eighth of that size from it at most, or a row.
     `jsonl` writes JSON lines in place of parquet; None asks the name of `output`. `workers` is a number of threads, 0
     all cores; the bytes written are the same for any number. `progress` is called about ten times a second from the
     calling thread; what it raises stops the run and comes through, though the output may stand already when it raises

@@ -26,7 +26,7 @@ The report on stderr says what the data looks like to a trainer; --json prints t
 _AS_IT_IS = {
     "turn": "per-turn rows: input_ids is the prompt alone, so a trainer given this file as it is (TRL for one) would "
     "train on the prompt",
-    "merged": "merged rows: loss falls where loss_spans say, and a trainer given this file as it is (TRL for one) would "
+    "merged": "merged rows: loss falls where loss_spans say, so a trainer given this file as it is (TRL for one) would "
     "train on every id",
 }
 

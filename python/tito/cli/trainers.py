@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import fields
 from typing import Any
 
 from tito.calls import Policies
@@ -17,7 +16,7 @@ from tito.errors import UsageError, with_hint
 __all__ = ["add_trainer_options", "run"]
 
 # Policies that an export knows too; all others look at captures.
-_ALSO_OF_EXPORT = {"upweight_as", "seed", "max_length", "overlong"}
+_ALSO_OF_EXPORT = {"upweight_as", "seed", "max_length", "overlong", "weights", "pack"}
 
 
 def add_trainer_options(parser: argparse.ArgumentParser) -> None:
@@ -92,30 +91,27 @@ def _rows(inputs: list[str]) -> bool:
 def _run_rows(args: argparse.Namespace) -> int:
     from tito.export.run import export
 
-    # Absent options are not in `args`, those with a default of their own are compared with it.
-    for field in fields(Policies):
-        name = field.name
-        given = getattr(args, name, None)
-        if name not in _ALSO_OF_EXPORT and given not in (None, [], "", Policies().kind):
-            raise with_hint(
-                UsageError(f"--{name.replace('_', '-')} works on captures, and {args.inputs[0]} holds rows"),
-                "give it when the rows are made: tito convert DUMP -o rows.parquet",
-            )
-    for name in ("from_format", "profile"):
-        if getattr(args, name) is not None:
-            raise with_hint(
-                UsageError(f"--{name.removesuffix('_format')} works on captures, and {args.inputs[0]} holds rows"),
-                "leave it out: rows say themselves what they are",
-            )
+    holds = f"works on captures, and {args.inputs[0]} holds rows"
+    _refuse(_given(args) - _ALSO_OF_EXPORT, holds, "give it when the rows are made: tito convert DUMP -o rows.parquet")
     options = _options(args)
     if getattr(args, "overlong", "error") == "trim-prompt":
-        raise with_hint(
-            UsageError(f"--overlong trim-prompt works on captures, and {args.inputs[0]} holds rows"),
-            "convert again with it, or use --overlong drop",
-        )
+        raise with_hint(UsageError(f"--overlong trim-prompt {holds}"), "convert with it, or use --overlong drop")
     exported = export(args.inputs[0], args.output, expect_rows=args.expect_rows, format=args.format, **options)
     _tell(exported, args)
     return os.EX_OK
+
+
+def _given(args: argparse.Namespace) -> set[str]:
+    """Options that look at captures or ids and were not left at their default."""
+    defaults = {**Policies().to_dict(), "upweight": [], "kind": Policies().kind, "columns": "", "max_length": None}
+    names = [name for name in (*defaults, "from_format", "profile", "weights", "pack") if name in vars(args)]
+    return {name for name in names if getattr(args, name) != defaults.get(name)}
+
+
+def _refuse(names: set[str], why: str, hint: str) -> None:
+    for name in sorted(names):
+        option = f"--{name.removesuffix('_format').replace('_', '-')}"
+        raise with_hint(UsageError(f"{option} {why}"), hint)
 
 
 def _run_captures(args: argparse.Namespace) -> int:
@@ -142,7 +138,14 @@ def _run_captures(args: argparse.Namespace) -> int:
 
 def _run_messages(args: argparse.Namespace) -> int:
     from tito.export.prime_sft import export_messages
+    from tito.rows import looks_like_rows
 
+    for name in args.inputs:
+        if looks_like_rows(name):
+            raise with_hint(
+                UsageError(f"{name} holds rows, and prime-sft is made of messages"), "name the captures behind the rows"
+            )
+    _refuse(_given(args), "belongs to rows, not to --format prime-sft", "leave it out: messages know no policies")
     exported = export_messages(
         args.inputs, args.output, row_mode=args.row_mode or "rollout", expect_rows=args.expect_rows
     )

@@ -35,6 +35,8 @@ def _objects(examples: Examples) -> Iterator[tuple[dict[str, Any], str | None]]:
         # A merged row is all prompt by its columns.
         response = prompt if prompt < end - start else int(np.argmax(mask))
         logprobs = columns["output_logprobs"][at].as_py()
+        if logprobs is not None and len(logprobs) != end - start - response:
+            logprobs = None
         record = {
             "index": number,
             "tokens": examples.ids[start:end].tolist(),

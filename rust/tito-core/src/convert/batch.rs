@@ -60,6 +60,8 @@ pub fn batches(
     mut arena: Arena,
     mut emit: impl FnMut(Option<usize>, &mut Batch) -> Result<()>,
 ) -> Result<Arena> {
+    // A shard ends between batches, so they are a fraction of it.
+    let most = plan.options.shard_tokens.map_or(BATCH_IDS, |size| (size / 8).clamp(1, BATCH_IDS));
     let mut groups: Vec<(Option<usize>, Vec<Planned>)> = Vec::new();
     for row in planned {
         match groups.iter_mut().find(|(identity, _)| *identity == row.identity) {
@@ -69,7 +71,7 @@ pub fn batches(
     }
     if let [(identity, rows)] = &mut groups[..]
         && is_plain(rows)
-        && arena.prompts.len() <= 2 * BATCH_IDS
+        && arena.prompts.len() <= 2 * most
     {
         let identity = *identity;
         let rows = std::mem::take(rows);
@@ -93,7 +95,7 @@ pub fn batches(
         for row in rows {
             for copy in 0..row.copies {
                 let ids = row.prompt.ids(&arena.prompts);
-                if !metas.is_empty() && prompts.values.len() + ids.len() + gather.outputs.values.len() > BATCH_IDS {
+                if !metas.is_empty() && prompts.values.len() + ids.len() + gather.outputs.values.len() > most {
                     emit(identity, &mut gather.finish(prompts, metas, &shapes))?;
                     gather = Gather::new(plan);
                     (prompts, metas, shapes) = (Ragged::default(), Vec::new(), Vec::new());
