@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 DEMO := .venv-demo
+CONSUMERS := .venv-consumers
 OUT := demo-out
 CAPTURES := tests/captures
 BENCH_MB ?= 200
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint bench fuzz venv
+.PHONY: demo test lint bench fuzz consumers venv
 
 demo: ## installs into its own environment, converts the bundled real captures and shows the result
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
@@ -36,6 +37,12 @@ lint: venv ## style and types, of both languages
 test: lint ## everything that must hold
 	cargo test --quiet
 	$(VENV)/bin/pytest --quiet
+
+consumers: ## exports opened by the trainers themselves (6 GB of their packages, no GPU)
+	test -x $(CONSUMERS)/bin/python || $(PYTHON) -m venv $(CONSUMERS)
+	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --editable '.[export]' -r tests/consumers-needs.txt
+	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/consumers.txt
+	$(CONSUMERS)/bin/pytest --quiet -m consumers tests/test_consumers.py
 
 bench: venv ## what it costs, beside the same job done in Python
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[bench]'

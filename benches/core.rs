@@ -9,6 +9,7 @@ use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use serde::de::IgnoredAny;
 use std::hint::black_box;
 use std::time::Duration;
+use tito_core::ids::pack::{self, Overlong};
 use tito_core::ids::think::{Opened, ThinkRule};
 use tito_core::ids::{Id, Profile};
 use tito_core::json::{Cursor, IdReader};
@@ -263,6 +264,45 @@ fn encode(c: &mut Criterion) {
     }
 }
 
+/// First-fit-decreasing as it is said: each pack is asked in turn.
+fn pack_by_scan(lengths: &[usize], length: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|row| std::cmp::Reverse(lengths[*row]));
+    let (mut rooms, mut packs): (Vec<usize>, Vec<Vec<usize>>) = (Vec::new(), Vec::new());
+    for row in order {
+        let at = rooms.iter().position(|room| *room >= lengths[row]).unwrap_or_else(|| {
+            rooms.push(length);
+            packs.push(Vec::new());
+            packs.len() - 1
+        });
+        rooms[at] -= lengths[row];
+        packs[at].push(row);
+    }
+    packs.iter_mut().for_each(|rows| rows.sort_unstable());
+    packs
+}
+
+/// Rows of agents (most short, some near the length of a pack) into packs; the rate is of rows.
+fn pack(c: &mut Criterion) {
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    for rows in [1_000, 20_000, 200_000] {
+        let lengths: Vec<usize> = (0..rows).map(|_| 100 + random.below(200) * random.below(150)).collect();
+        let length = 32_768;
+        let mut group = group(c, &format!("pack_{rows}"), rows);
+        group.throughput(Throughput::Elements(rows as u64));
+        group.bench_function("tree", |b| b.iter(|| pack::plan(black_box(&lengths), length, Overlong::Error).unwrap()));
+        // A scan of many thousand packs a row takes seconds.
+        if rows <= 20_000 {
+            let plan = pack::plan(&lengths, length, Overlong::Error).unwrap();
+            let packs: Vec<Vec<usize>> = plan.packs().map(<[usize]>::to_vec).collect();
+            assert_eq!(packs, pack_by_scan(&lengths, length));
+            group.sample_size(10);
+            group.bench_function("scan", |b| b.iter(|| pack_by_scan(black_box(&lengths), length)));
+        }
+        group.finish();
+    }
+}
+
 fn main() {
     let mut criterion = Criterion::default()
         .sample_size(30)
@@ -273,5 +313,6 @@ fn main() {
     skip(&mut criterion);
     think(&mut criterion);
     encode(&mut criterion);
+    pack(&mut criterion);
     criterion.final_summary();
 }

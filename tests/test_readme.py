@@ -22,7 +22,7 @@ COMMANDS = [
 
 
 def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 7
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:
