@@ -161,7 +161,9 @@ def _batch(file: str, first: int, table: pa.Table, columns: Sequence[str]) -> Ba
     ids[~is_prompt] = outputs
     lengths = prompt_lengths + output_lengths
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    refuse(ids < 0, "an id is negative", np.repeat(np.arange(len(lengths)), lengths))
+    if len(ids) and ids.min() < 0:
+        negative = np.minimum.reduceat(ids, offsets[:-1][lengths > 0]) < 0
+        refuse(negative, "an id is negative", np.flatnonzero(lengths > 0))
     weights = table.column("weight").to_numpy().astype(np.float32)
     refuse(~(np.isfinite(weights) & (weights >= 0)), "weight is no weight")
 

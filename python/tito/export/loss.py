@@ -23,8 +23,10 @@ __all__ = ["Chooser", "Weights"]
 
 Weights = Literal["error", "copies", "drop"]
 
-# Ids of what is made at a time: with copies a batch can become many times itself.
-_IDS_AT_A_TIME = 4 << 20
+# Ids of what is made at a time, and of a row group that is written: with copies a batch can become many times itself.
+_IDS_AT_A_TIME = 1 << 20
+# Packs that are made at a time at least, if so many ids are read together: the last of them is seldom full.
+_PACKS_AT_A_TIME = 64
 # As in the core: what is meant as a weight is far below it, and as copies it would fill a disk.
 _MOST_COPIES = 1e6
 
@@ -50,11 +52,13 @@ class Chooser:
         seed: int = 0,
         max_length: int | None = None,
         drop_overlong: bool = False,
+        pack: int = 0,
     ) -> None:
         self.counts = Counts()
         self._contract, self._weights = contract, weights
         self._max_length, self._drop_overlong = max_length, drop_overlong
         self._copies = Copies(seed)
+        self._at_a_time = max(_IDS_AT_A_TIME, _PACKS_AT_A_TIME * pack)
         self._numbered = 0
 
     def examples(self, batch: Batch) -> Iterator[Examples]:
@@ -69,7 +73,7 @@ class Chooser:
         counts.rows_read += len(batch)
         counts.rows_exported += len(np.unique(sources))
         lengths = batch.lengths[sources]
-        parts = (np.cumsum(lengths) - lengths) // _IDS_AT_A_TIME
+        parts = (np.cumsum(lengths) - lengths) // self._at_a_time
         for part in np.split(np.arange(len(sources)), np.flatnonzero(np.diff(parts)) + 1):
             if len(part):
                 yield self._make(batch, position_weights, rows, sources[part], least[part])

@@ -165,6 +165,7 @@ def write_export(
         seed=options["seed"],
         max_length=most,
         drop_overlong=options["overlong"] == "drop",
+        pack=options["pack"] or 0,
     )
     counts = chooser.counts
     parts = (part for batch in read_batches(source.files, contract.columns) for part in chooser.examples(batch))
