@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import file_digest
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -198,6 +197,7 @@ def write_export(
 
 def describe_files(files: Sequence[str]) -> dict[str, Any]:
     """Names and hashes of what was read."""
+    from hashlib import file_digest
 
     def digest(file: str) -> str:
         with open(file, "rb") as opened:
