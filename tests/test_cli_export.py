@@ -53,6 +53,17 @@ def test_rows_and_captures_give_the_same(run):
     assert (source["rows_made"], source["policies"]["think"]) == (144, "strip")
 
 
+@pytest.mark.parametrize("kind", ["turn", "merged", "auto"])
+def test_rows_of_every_kind_train_the_same_ids(run, kind):
+    """What is sampled once carries loss once, and weighs the same, however rows are cut."""
+    for upweight, weight in (("0:1", 1_920), ("0:12", 19_344)):
+        args = ("--rows", kind, "--upweight", upweight, "--format", "trl", "--weights", "copies")
+        code, _, err = run("convert", QWEN3, *args, "-o", "o.parquet")
+        assert code == 0, err
+        counts = json.loads(Path("o.parquet.manifest.json").read_text())["counts"]
+        assert counts["weight_written"] == counts["weight_read"] == weight
+
+
 def test_json_is_the_manifest(run):
     run("convert", QWEN3, "-o", "rows.parquet")
     code, out, err = run("convert", "rows.parquet", "--format", "skyrl", "-o", "s.jsonl", "--json")

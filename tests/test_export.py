@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -334,6 +335,40 @@ def test_where_it_cannot_be_written(tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(tito.DataError, match="no rows of row schema 1"):
         tito.export(tmp_path / "other.parquet", tmp_path / "o.parquet", format="trl")
+
+
+LIMITED = """
+import resource, signal, sys
+import tito
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    tito.export("rows.parquet", sys.argv[1], format=sys.argv[2])
+except tito.WorldError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("out", "name"), [("o.parquet", "trl"), ("o.jsonl", "trl"), ("o.jsonl", "tinker")])
+def test_a_file_that_may_not_grow_is_an_error_of_the_world(tmp_path, out, name):
+    dice = np.random.default_rng(7)
+    made_rows.write(tmp_path / "rows.parquet", [made_rows.row(dice.integers(0, 9**9, 4000).tolist(), [1, 2])])
+    child = subprocess.run(
+        [sys.executable, "-c", LIMITED, out, name], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    assert child.stdout == f"{out}: cannot write: File too large\n"
+    assert os.listdir(tmp_path) == ["rows.parquet"]
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "o.parquet").symlink_to(tmp_path / "there" / "real.parquet")
+    records, exported = export(tmp_path, TURNS, "trl", out="o.parquet")
+    assert (len(records), exported.output) == (2, str(tmp_path / "there" / "real.parquet"))
+    assert (tmp_path / "o.parquet").is_symlink()
+    os.mkfifo(tmp_path / "pipe.parquet")
+    with pytest.raises(tito.UsageError, match="is no regular file and would be replaced by one"):
+        export(tmp_path, TURNS, "trl", out="pipe.parquet")
 
 
 def test_the_manifest_names_the_source(tmp_path):

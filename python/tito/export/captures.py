@@ -12,8 +12,7 @@ from tito._core import Progress
 from tito.calls import Policies
 from tito.convert import Inputs, convert
 from tito.errors import UsageError, WorldError, with_hint
-from tito.export.run import Exported, plan, write_export
-from tito.paths import utf8_path
+from tito.export.run import Exported, output_path, plan, write_export
 from tito.report import Report
 
 __all__ = ["export_captures"]
@@ -35,7 +34,7 @@ def export_captures(
     `options` are those of `export`; `reading` are those of `convert` that say what the input is. `expect_rows` counts
     the export's records.
     """
-    path = Path(utf8_path(out))
+    path = output_path(out)
     how = plan(format, path, **options)
     if policies.group_by != "none":
         raise with_hint(

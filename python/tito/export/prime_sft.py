@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from tito._core import __version__
 from tito.errors import DataError, UsageError, with_hint
 from tito.export.messages import Exchange, UnfitError, find_files, fit_messages, fit_tools, read_exchanges
-from tito.export.run import Exported, check_folder, describe_files, write_manifest
+from tito.export.run import Exported, describe_files, output_path, write_manifest
 from tito.export.write import staged, write_records
 from tito.paths import utf8_path
 
@@ -43,12 +42,11 @@ def export_messages(
     >>> export_messages("calls.jsonl", "prime.jsonl", row_mode="exchange").rows > 0
     True
     """
-    path = Path(utf8_path(out))
+    path = output_path(out)
     if path.suffix != ".jsonl":
         raise with_hint(UsageError(f"prime-sft does not read {path.name}"), "name a .jsonl file")
     if row_mode not in ("rollout", "exchange"):
         raise with_hint(UsageError(f"row_mode: {row_mode!r} is none of rollout, exchange"), "choose one")
-    check_folder(path)
     named = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     files = find_files([utf8_path(name) for name in named])
     if path.exists() and any(path.samefile(file) for file in files):

@@ -108,7 +108,7 @@ def export(
     36
     """
     options = {"weights": weights, "seed": seed, "max_length": max_length, "overlong": overlong, "pack": pack}
-    path = Path(utf8_path(out))
+    path = output_path(out)
     how = plan(format, path, **options)
     return write_export(how, rows, path, expect_rows=expect_rows)
 
@@ -135,7 +135,6 @@ def plan(format: str, path: Path, **options: Any) -> Plan:
     for name in ("pack", "max_length"):
         if options[name] is not None and options[name] < 2:
             raise with_hint(UsageError(f"{name}: rows of {options[name]} ids hold no loss"), "give more, like 8192")
-    check_folder(path)
     return Plan(contract, kind, options)
 
 
@@ -251,12 +250,19 @@ def _write(how: Plan, parts: Iterator[Examples], place: Path, counts: Counts) ->
         writer(chain([first], tables), schema, place)
 
 
-def check_folder(path: Path) -> None:
-    """Refuses early what the last rename would."""
+def output_path(out: str | os.PathLike[str]) -> Path:
+    """Where to write. What a link points to is written, not the link replaced; what only the last rename would notice
+    is refused early."""
+    path = Path(utf8_path(out))
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise with_hint(UsageError(f"{path} is no regular file and would be replaced by one"), "name a file to write")
     if path.is_dir():
         raise with_hint(UsageError(f"{path} is a folder that is there already"), "remove it or write elsewhere")
     if not path.parent.is_dir():
         raise with_hint(WorldError(f"{path}: no such folder to write to"), "make the folder first")
+    return path
 
 
 def _size(place: Path) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tito.errors import WorldError, with_hint
+from tito.errors import TitoError, WorldError, with_hint
 
 __all__ = ["staged", "write_folder", "write_lines", "write_parquet", "write_records"]
 
@@ -37,15 +37,19 @@ def staged(path: Path) -> Iterator[Path]:
     try:
         place = hidden / path.name
         yield place
-        try:
-            if place.is_file():
-                with place.open("rb") as file:
-                    os.fsync(file.fileno())
-            place.replace(path)
-        except OSError as error:
-            raise with_hint(
-                WorldError(f"{path}: cannot write: {error.strerror}"), "check the output's name and its folder"
-            ) from None
+        if place.is_file():
+            with place.open("rb") as file:
+                os.fsync(file.fileno())
+        place.replace(path)
+    except TitoError:
+        raise
+    except OSError as error:
+        if error.filename and not str(error.filename).startswith(str(hidden)):
+            # About a file that is read.
+            raise
+        said = os.strerror(error.errno) if error.errno else str(error)
+        hint = "free some space or write elsewhere; nothing was left under the final name"
+        raise with_hint(WorldError(f"{path}: cannot write: {said}"), hint) from None
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
 
