@@ -3,6 +3,7 @@
 Ids are int32 everywhere. A list of ids is accepted where an array is, and converted once.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any, Final, Literal, final, overload
 
@@ -21,6 +22,7 @@ __all__ = [
     "Progress",
     "ThinkRule",
     "TitoError",
+    "Tokenizer",
     "UsageError",
     "WorldError",
     "__version__",
@@ -79,6 +81,23 @@ class ThinkRule:
     """A profile made ready to search with; ``Profile`` makes and keeps its own."""
 
     def __new__(cls, profile_json: str) -> ThinkRule: ...
+
+@final
+class Tokenizer:
+    """A tokenizer, from a folder with a ``tokenizer.json`` or the file itself; nothing is downloaded.
+
+    Gives the ids of the ``tokenizers`` package, which it does not need. ``UsageError`` for a file that is no tokenizer
+    or whose tokens are neither byte-level nor SentencePiece, ``WorldError`` for one that cannot be read.
+    """
+
+    def __new__(cls, path: str | os.PathLike[str]) -> Tokenizer: ...
+    @property
+    def hash(self) -> str:
+        """Of vocabulary, merges and added tokens: a profile's ``tokenizer_hash``."""
+    def encode(self, text: str) -> _Ids:
+        """The ids of a text, int32: added tokens in it are one id each, nothing is put before or behind it."""
+    def decode(self, ids: npt.ArrayLike) -> bytes:
+        """The bytes of ids, exactly; ids without text (those of a padded embedding) give none."""
 
 @final
 class Progress:

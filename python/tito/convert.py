@@ -31,6 +31,7 @@ def convert(
     *,
     policies: Policies = _DEFAULTS,
     profile: Profile | str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     from_format: str | None = None,
     expect_rows: int | None = None,
     jsonl: bool | None = None,
@@ -44,10 +45,11 @@ def convert(
     `inputs` are files, folders, globs or `-` (standard input). `output` is one file, or with `shard_bytes` or
     `shard_tokens` the name that numbered shards are made from (`rows-00000.parquet`); a manifest is written beside it.
     Shards by tokens (ids of prompts and outputs) are an eighth of that size from it at most, or a row.
-    `jsonl` writes JSON lines in place of parquet; None asks the name of `output`. `workers` is a number of threads, 0
-    all cores; the bytes written are the same for any number. `progress` is called about ten times a second from the
-    calling thread; what it raises stops the run and comes through, though the output may stand already when it raises
-    at the very end.
+    `jsonl` writes JSON lines in place of parquet; None asks the name of `output`. `tokenizer` is a model's folder or its
+    `tokenizer.json`, for policies that are about text; it is loaded only if it is given, and must be the profile's.
+    `workers` is a number of threads, 0 all cores; the bytes written are the same for any number. `progress` is called
+    about ten times a second from the calling thread; what it raises stops the run and comes through, though the output
+    may stand already when it raises at the very end.
 
     The output gets its name only when everything is written: after an error or Ctrl-C (`KeyboardInterrupt`) nothing
     stands under it that was not there before. A Ctrl-C that comes when all is written changes nothing.
@@ -60,7 +62,7 @@ def convert(
     (12, {'unterminated_think': 24}, ('rows.parquet',))
     """
     name = utf8_path(output)
-    options = _options(inputs, policies, profile, from_format, workers)
+    options = _options(inputs, policies, profile, tokenizer, from_format, workers)
     options |= {
         "output": name,
         "expect_rows": expect_rows,
@@ -76,6 +78,7 @@ def check(
     *,
     policies: Policies = _DEFAULTS,
     profile: Profile | str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     from_format: str | None = None,
     expect_rows: int | None = None,
     workers: int = 0,
@@ -89,7 +92,7 @@ def check(
     >>> check("calls.jsonl", policies=Policies(bad="skip")).bad
     0
     """
-    options = _options(inputs, policies, profile, from_format, workers)
+    options = _options(inputs, policies, profile, tokenizer, from_format, workers)
     return _run({**options, "expect_rows": expect_rows}, progress)
 
 
@@ -97,6 +100,7 @@ def _options(
     inputs: Inputs,
     policies: Policies,
     profile: Profile | str | os.PathLike[str] | None,
+    tokenizer: str | os.PathLike[str] | None,
     from_format: str | None,
     workers: int,
 ) -> dict[str, Any]:
@@ -106,6 +110,7 @@ def _options(
         "inputs": [utf8_path(i) for i in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)],
         "from": from_format,
         "profile": None if known is None else json.loads(known.to_json()),
+        "tokenizer": None if tokenizer is None else utf8_path(tokenizer),
         "workers": workers,
     }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tito import _core
 from tito.calls import Call, Policies, Row
 from tito.errors import UsageError, with_hint
+from tito.paths import utf8_path
 from tito.profile import Profile
 from tito.profile.find import find_profile
 
@@ -27,12 +28,14 @@ def expand_turns(
     *,
     policies: Policies = _DEFAULTS,
     profile: Profile | str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> list[Row]:
     """The rows of one rollout, one a call, in the order of turns: what `convert` makes of the same calls in a file.
 
     A call whose ids are not sound, and one that a policy leaves out, gives no row; the list is empty when every call is
     left out. `profile` is found among the
     built-in ones by how the prompts begin and end; policies that must know the tokenizer refuse an unknown one.
+    `tokenizer` is that of `convert`; each call of this function loads it anew.
 
     Raises `UsageError` for a policy, an array or a fact of a call that is wrong, `DataError` for bad data under
     `bad="error"`.
@@ -48,6 +51,8 @@ def expand_turns(
     options: dict[str, Any] = policies.to_dict()
     if (known := find_profile(profile)) is not None:
         options["profile"] = json.loads(known.to_json())
+    if tokenizer is not None:
+        options["tokenizer"] = utf8_path(tokenizer)
     made, metas, _ = _core.expand_turns(
         [call.prompt_ids for call in calls],
         [call.output_ids for call in calls],

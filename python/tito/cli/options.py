@@ -20,6 +20,7 @@ def add_input_options(parser: argparse.ArgumentParser, *, checks: bool = False) 
     reading = parser.add_argument_group("reading")
     reading.add_argument("--from", dest="from_format", metavar="FORMAT", help="format of all input (tito formats)")
     reading.add_argument("--profile", metavar="NAME|DIR|FILE", help="tokenizer and template (default: found)")
+    reading.add_argument("--tokenizer", metavar="DIR|FILE", help="a tokenizer.json, for policies that are about text")
     if checks:
         choices, about = get_args(_HINTS["bad"]), "bad calls are told and forgiven: exit 0 (else exit 1)"
         reading.add_argument("--bad", choices=choices, default=argparse.SUPPRESS, metavar="skip", help=about)
@@ -30,7 +31,8 @@ def add_input_options(parser: argparse.ArgumentParser, *, checks: bool = False) 
 
 def input_options(args: argparse.Namespace) -> dict[str, Any]:
     """The same as keywords of `tito.convert` and `tito.check`."""
-    return {"profile": args.profile, "from_format": args.from_format, "workers": args.workers}
+    names = ("profile", "tokenizer", "from_format", "workers")
+    return {name: getattr(args, name) for name in names}
 
 
 def add_policy_options(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,8 @@
-//! Captures of agent rollouts in, exact training rows out. No id is ever tokenised here.
+//! Captures of agent rollouts in, exact training rows out. No id is ever tokenised on the way.
 //!
 //! Rooms: [`ids`] pure functions on slices, [`json`] scanning, [`capture`] formats to calls, [`rows`] rows to files,
-//! [`convert`] the pipeline. Direction: `convert -> {capture, rows} -> {json, ids} -> error`.
+//! [`tokens`] a tokenizer for policies that are about text, [`convert`] the pipeline. Direction:
+//! `convert -> {capture, rows, tokens} -> {json, ids} -> error`.
 #![forbid(unsafe_code)]
 
 pub mod capture;
@@ -10,5 +11,6 @@ pub mod error;
 pub mod ids;
 pub mod json;
 pub mod rows;
+pub mod tokens;
 
 pub use error::{Error, Kind, Place, Result};

@@ -9,6 +9,7 @@ mod convert;
 mod errors;
 mod pack;
 mod think;
+mod tokens;
 
 /// The native half of tito; `_core.pyi` is its reference.
 #[pyo3::pymodule(gil_used = false)]
@@ -22,6 +23,8 @@ mod _core {
     use crate::pack::{Copies, lay_packs, plan_packs};
     #[pymodule_export]
     use crate::think::{Found, ThinkRule, find_think, labels, loss_mask, strip_think};
+    #[pymodule_export]
+    use crate::tokens::Tokenizer;
     use pyo3::prelude::*;
 
     #[pymodule_init]

@@ -12,7 +12,9 @@ use crate::ids::edit::Edits;
 use crate::ids::think::{Opened, keep_spans};
 use crate::ids::weight::{Copies, Facts, Rule, check_product, weigh};
 use crate::rows::{LossSpan, RowCall, RowMeta, flag};
+use crate::tokens::Tokenizer;
 use std::ops::Range;
+use std::path::Path;
 
 /// What all calls of a run share.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// Profiles.
     pub identities: Identities,
+    /// Where text was asked for.
+    pub tokenizer: Option<Tokenizer>,
 }
 
 impl Plan {
@@ -53,7 +57,31 @@ impl Plan {
                 "use --think strip: it cuts the outputs",
             ));
         }
-        Ok(Self { options, rules, identities })
+        let tokenizer = options.tokenizer.as_ref().map(|path| Tokenizer::load(Path::new(path))).transpose()?;
+        Ok(Self { options, rules, identities, tokenizer })
+    }
+
+    /// Refuses a call whose ids are not the tokenizer's.
+    ///
+    /// # Errors
+    /// `Data`.
+    pub fn check_tokenizer(&self, sighted: &Sighted<'_>) -> Result<()> {
+        let (Some(tokenizer), Some(index)) = (&self.tokenizer, sighted.identity) else { return Ok(()) };
+        let profile = &self.identities.get(index).profile;
+        if tokenizer.hash() == profile.tokenizer_hash {
+            return Ok(());
+        }
+        Err(Error::data(
+            sighted.place(),
+            format!(
+                "--tokenizer {} is not the tokenizer of these ids: its hash is {}, that of profile {} is {}",
+                tokenizer.path().display(),
+                tokenizer.hash(),
+                profile.name,
+                profile.tokenizer_hash
+            ),
+            "name the folder of the model that made the captures, or the profile of this one with --profile",
+        ))
     }
 }
 

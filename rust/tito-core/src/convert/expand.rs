@@ -112,6 +112,7 @@ pub fn expand(plan: &Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Resu
         let prompt = call.call.prompt.clone().unwrap_or_default();
         return Err(super::unknown_tokenizer(call, option, &parsed.prompts.values[prompt], &plan.options));
     }
+    sighted.iter().try_for_each(|call| plan.check_tokenizer(call))?;
     let (mut counts, mut planned) = (Counts::default(), Vec::new());
     plan.rows(&Rollout::new(&who, sighted, (false, true), parsed.view()), &mut planned, &mut counts)?;
     settle(plan, &mut planned, &mut Copies::new(plan.options.seed), &mut counts);

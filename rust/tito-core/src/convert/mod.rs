@@ -283,6 +283,7 @@ impl Shared<'_> {
                     continue;
                 }
                 ledger.identity(call, &self.plan.identities, options.group_by)?;
+                self.plan.check_tokenizer(call)?;
                 let asked = options
                     .needs_profile()
                     .or((options.profile.is_some() && options.group_by == GroupBy::None).then_some("--profile"));

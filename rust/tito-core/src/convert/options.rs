@@ -191,6 +191,8 @@ pub struct Options {
     pub overlong: Overlong,
     /// Profile; none = found among the built-in ones.
     pub profile: Option<Profile>,
+    /// A folder with a `tokenizer.json`, or the file, for policies that are about text.
+    pub tokenizer: Option<String>,
     /// Kinds of calls that give rows.
     pub kind: Vec<String>,
     /// Bad data.
@@ -229,6 +231,7 @@ impl Default for Options {
             max_length: None,
             overlong: Overlong::Error,
             profile: None,
+            tokenizer: None,
             kind: vec!["solver".to_owned(), "summariser".to_owned()],
             bad: OnBad::Error,
             group_by: GroupBy::None,
