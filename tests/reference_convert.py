@@ -1,7 +1,7 @@
 """The whole conversion, written slowly in plain Python: what `tests/reference.py` is for the think rules.
 
-`convert(files, options, profiles)` takes (name, bytes) pairs and gives {"rows", "skipped", "tokens", "calls_seen",
-"calls_used"}. Python's own JSON reader reads everything, every prompt is a list, and nothing is remembered between
+`convert(files, options, profiles)` takes (name, bytes) pairs and gives {"rows", "val", "skipped", "tokens",
+"calls_seen", "calls_used"}. Python's own JSON reader reads everything, every prompt is a list, and nothing is remembered between
 two prompts. Where the run would fail as a whole (two tokenizers, a rule that matches nothing) the twin does not care:
 it says what rows there would be under `bad: skip`. Options are those of `_core.defaults_json()`.
 """
@@ -10,6 +10,7 @@ import json
 from datetime import UTC, datetime
 
 import reference
+import reference_weights
 
 TRUNCATED, PROMPT_EXACT, THINK_STRIPPED, THINK_ABSENT = 1, 2, 4, 8
 THINK_UNTERMINATED, THINK_ODD, OPEN_THINK_TAIL = 16, 32, 64
@@ -42,30 +43,35 @@ def convert(files, options, profiles, rewards=None):
         [],
         dict.fromkeys(("sampled", "trained", "think_cut", "think_masked", "truncated_masked", "skipped", "prompt"), 0),
     )
-    used = 0
-    for rollout in rollouts_of(calls):
+    used, made, val = 0, [], []
+    for number, rollout in enumerate(rollouts_of(calls)):
         arrange(rollout)
         for call in rollout:
             row = row_of(call, rollout, options, profiles)
             if isinstance(row, str):
                 skipped.append((row, len(call["output"] or [])))
                 continue
-            weight = weigh(row, rollout, options)
-            copies = int(weight) if options["upweight_as"] == "copies" else 1
-            if copies == 0:
-                skipped.append(("not_drawn", len(call["output"])))
-                continue
-            used += 1
-            for key, n in row.pop("tokens").items():
-                tokens[key] += n
-            row["weight"] = 1.0 if options["upweight_as"] == "copies" else weight
-            rows += [{**row, "flags": row["flags"] | (COPIED if n else 0)} for n in range(copies)]
+            known = {"rollout": number, "task": row["task_id"], "name": call["name"], "row": row}
+            made.append({**known, "weight": weigh(row, rollout, options), "trained": row["tokens"]["trained"]})
+    reference_weights.settle(made, options)
+    for entry in made:
+        row, weight, as_copies = entry["row"], float(entry["weight"]), options["upweight_as"] == "copies"
+        copies = int(weight) if as_copies and entry["side"] == "train" else 1
+        if copies == 0:
+            skipped.append(("not_drawn", row["tokens"]["sampled"]))
+            continue
+        used += 1
+        for key, n in row.pop("tokens").items():
+            tokens[key] += n
+        row["weight"] = 1.0 if as_copies else weight
+        side = rows if entry["side"] == "train" else val
+        side += [{**row, "flags": row["flags"] | (COPIED if n else 0)} for n in range(copies)]
     counts = {}
     for reason, sampled in skipped:
         counts[reason] = counts.get(reason, 0) + 1
         tokens["sampled"] += sampled
         tokens["skipped"] += sampled
-    return {"rows": rows, "skipped": counts, "tokens": tokens, "calls_seen": seen, "calls_used": used}
+    return {"rows": rows, "val": val, "skipped": counts, "tokens": tokens, "calls_seen": seen, "calls_used": used}
 
 
 def text_of(data):
@@ -434,6 +440,7 @@ def rollouts_of(calls):
     rollouts, names = {}, {}
     for call in calls:
         name, where = call["who"].get("rollout_id"), (call["file"], call["record"])
+        call["name"] = name
         key = ("whole", where) if call["whole"] else ("name", call["scope"] or "", name)
         if key not in rollouts:
             rollouts[key] = []

@@ -19,6 +19,7 @@ class Run:
     report: dict
     rows: list
     path: Path
+    val: list
 
     @property
     def counts(self):
@@ -33,7 +34,8 @@ def options_json(inputs, output=None, **options):
 
 def convert(inputs, output, **options):
     report = json.loads(_core.convert(options_json(inputs, output, **options), _core.Progress()))
-    return Run(report, read_rows(output), Path(output))
+    val = Path(output).with_suffix(f".val{Path(output).suffix}")
+    return Run(report, read_rows(output), Path(output), read_rows(val) if options.get("val") else [])
 
 
 def count(inputs, **options):

@@ -506,3 +506,16 @@ def policies(drawn):
     if "max_length" in options:
         options.setdefault("overlong", "drop")
     return options
+
+
+# For all of these the input is read twice.
+SURVEYED = st.fixed_dictionaries(
+    {},
+    optional={
+        "normalize": st.sampled_from(("none", "rollout", "task")),
+        "weight_scale": st.sampled_from(("auto", "min-1", "mean-1")),
+        "val": st.sampled_from((0.1, 0.25, 0.5, 0.9, 1)),
+        "val_by": st.sampled_from(("task", "rollout", "rollout", "repo")),
+        "seed": st.integers(0, 9),
+    },
+)

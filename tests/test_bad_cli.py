@@ -91,8 +91,8 @@ CASES = {
         ["good", "--upweight", "x"],
         2,
         '--upweight "x": no colon',
-        "a rule is SELECTOR:WEIGHT, like 0-2:12, last:3 or agent=agent1:2 "
-        "(keys: agent, kind, task, pair, rollout, status, attempt)",
+        "a rule is SELECTOR:WEIGHT, like 0-2:12, last:3 or agent=agent1&0-2:2 "
+        "(keys: agent, kind, task, pair, rollout, status, attempt, reward, tool, match, note:NAME)",
     ),
     "expected rows": (
         ["good", "--expect-rows", "3"],

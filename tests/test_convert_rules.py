@@ -177,7 +177,15 @@ def test_a_selector_that_matches_nothing(tmp_path):
         ("0:nan", '"nan" is no weight (a finite number, 0 or more)'),
         ("0:inf", '"inf" is no weight (a finite number, 0 or more)'),
         ("2-0:3", "turns 2-0 run backwards"),
-        ("tool=x:2", 'unknown key "tool"'),
+        ("tol=x:2", 'unknown key "tol"'),
+        ("tool=:2", "no name of a tool"),
+        ("match=x:2", '"x" is no /REGEX/'),
+        ("match=/(/:2", "/(/: unclosed group"),
+        ("reward=x:2", '"x" is no reward'),
+        ("reward=1..0.5:2", "rewards 1..0.5 run backwards"),
+        ("reward=inf:2", '"inf" is no reward'),
+        ("0-2&x:2", '"x" is no turn'),
+        ("note:x:2", '"note:x" is no turn'),
         ("x:2", '"x" is no turn'),
         ("-1:2", '"" is no turn'),
     ],
@@ -185,8 +193,8 @@ def test_a_selector_that_matches_nothing(tmp_path):
 def test_rules_that_are_wrong(tmp_path, rule, what):
     message, hint = refused(tmp_path, dumps.line(0), error=UsageError, upweight=[rule])
     assert message == f'--upweight "{rule}": {what}'
-    keys = "agent, kind, task, pair, rollout, status, attempt"
-    assert hint == f"a rule is SELECTOR:WEIGHT, like 0-2:12, last:3 or agent=agent1:2 (keys: {keys})"
+    keys = "agent, kind, task, pair, rollout, status, attempt, reward, tool, match, note:NAME"
+    assert hint == f"a rule is SELECTOR:WEIGHT, like 0-2:12, last:3 or agent=agent1&0-2:2 (keys: {keys})"
 
 
 def test_weights_that_multiply_out_of_bounds(tmp_path):

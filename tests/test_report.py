@@ -14,6 +14,10 @@ DATA = {
         "upweight": ["0-2:12"],
         "upweight_as": "weight",
         "seed": 0,
+        "normalize": "none",
+        "weight_scale": "auto",
+        "val": None,
+        "val_by": "task",
         "truncated": "drop",
         "unterminated": "drop",
         "max_length": None,
@@ -30,6 +34,10 @@ DATA = {
         "rows": 571,
         "copies": 0,
         "weight": 1825.0,
+        "sides": {
+            "train": {"rows": 571, "weight": 1825.0, "weighted_ids": 100000.0},
+            "val": {"rows": 0, "weight": 0.0, "weighted_ids": 0.0},
+        },
         "skipped": {"duplicate": 20, "truncated": 9},
         "bad": 0,
         "examples": {},
@@ -67,7 +75,7 @@ DATA = {
         "prompts_changed": 0,
         "repeated_ids": 0,
         "identities": {"qwen3": 571},
-        "upweight": [{"rule": "0-2:12", "rows": 114}],
+        "upweight": [{"rule": "0-2:12", "rows": 114, "weight": 1368.0, "weighted_ids": 90000.0}],
     },
     "inputs": [
         {"file": "a.jsonl", "bytes": 90000000, "hash": "x", "format": "calls"},
@@ -75,6 +83,8 @@ DATA = {
     ],
     "passed_over": {"files": 4, "first": ["a.log", "b.log", "c.log"]},
     "inputs_repeated": 0,
+    "weights": None,
+    "val": None,
     "outputs": [{"file": "rows.parquet", "rows": 571, "ids": 2040000, "bytes": 1234567, "row_groups": 1}],
     "profiles": [
         {"name": "qwen3", "tokenizer_hash": "sha256:9cb7c07365093fd8", "template_hash": "sha256:a55ee1b16601"}
@@ -91,13 +101,14 @@ turn           rows      weight   of weight      of ids
 1                38         456      25.0 %      30.0 %
 2                38         456      25.0 %      20.0 %
 3               457         457      25.0 %      10.0 %
-upweight  0-2:12 matches 114 calls
+upweight  0-2:12 matches 114 calls: 75.0 % of weight, 90.0 % of ids
 tokens    60,000 sampled = 40,000 trained + 17,000 cut as thinking + 3,000 skipped; 2,000,000 of prompts
 thinking  17,000 ids, 29.8 % of what the used calls sampled
 thinking  a span in 560 of 591 outputs; absent 30, odd 1
 lengths   p50 3,500, p90 6,100, p99 8,000, max 8,190 ids a row
 truncated 9 outputs dropped; judged by last id 580, by finish word 0
-policies  think=strip tail=captured rows=turn upweight=0-2:12 upweight_as=weight seed=0 truncated=drop \
+policies  think=strip tail=captured rows=turn upweight=0-2:12 upweight_as=weight seed=0 normalize=none \
+weight_scale=auto val=none val_by=task truncated=drop \
 unterminated=drop max_length=none overlong=error kind=solver,summariser bad=error group_by=none columns=none
 profile   qwen3 (tokenizer 9cb7c0736509, template a55ee1b16601): 571 rows
 input     2 files, 100.0 MB (calls 1, cooperbench 1)
@@ -107,7 +118,7 @@ output    rows.parquet: 571 rows, 2,040,000 ids, 1.2 MB
 
 
 def changed(**paths):
-    """DATA with some values changed: `counts__rows=1`."""
+    """DATA with some values changed: `counts__sides__train__rows=1`."""
     data = copy.deepcopy(DATA)
     for path, value in paths.items():
         *parents, last = path.split("__")
@@ -185,6 +196,40 @@ def test_a_sound_data_set_warns_of_its_one_odd_marker_alone():
     assert names(changed(counts__think__odd=0)) == []
 
 
+WEIGHTS = {
+    "normalize": "rollout",
+    "scale": "min-1",
+    "factor": 2.5,
+    "units": 38,
+    "each": 1200.0,
+    "total": 45600.0,
+    "trained": 40000,
+    "least": 1.0,
+    "most": 1000.0,
+    "rollouts_without_task": 0,
+}
+VAL = {"by": "task", "keys": 10, "of_keys": 100, "rollouts_without_key": 0}
+
+
+def test_scale_and_sides_are_told():
+    report = changed(
+        weights=WEIGHTS,
+        val=VAL,
+        counts__sides__val={"rows": 57, "weight": 57.0, "weighted_ids": 25000.0},
+    )
+    assert line(report, "weights") == [
+        "weights   each of 38 rollouts weighs 1,200; scale min-1 (times 2.5); an id weighs from 1 to 1000"
+    ]
+    assert report.text().splitlines()[2:6] == [
+        "side           rows      weight   of weight      of ids",
+        "train           571       1,825      97.0 %      80.0 %",
+        "val              57          57       3.0 %      20.0 %",
+        "val       10 of 100 tasks",
+    ]
+    unequal = changed(weights={**WEIGHTS, "normalize": "none", "each": None})
+    assert line(unequal, "weights") == ["weights   scale min-1 (times 2.5); an id weighs from 1 to 1000"]
+
+
 def turns(*weights):
     return [{"turn": t, "rows": 50, "weight": float(w), "weighted_ids": float(w)} for t, w in enumerate(weights)]
 
@@ -207,8 +252,12 @@ def turns(*weights):
         ({"counts__truncation_judged__by_finish": 5}, "judged_by_finish", "whether 5 outputs"),
         ({"counts__repeated_ids": 6}, "repeated_ids", "6 calls have the very ids"),
         ({"counts__skipped": {"duplicate": 301}}, "mostly_skipped", "50.2 % of the calls"),
-        ({"counts__rows": 99}, "few_rows", "99 different rows"),
+        ({"counts__sides__train__rows": 99}, "few_rows", "99 different rows"),
         ({"counts__copies": 500}, "few_rows", "71 different rows"),
+        ({"weights": WEIGHTS | {"most": 1001.0}}, "uneven", "some ids weigh 1,001 times as much as others"),
+        ({"weights": WEIGHTS | {"rollouts_without_task": 3}}, "no_task", "3 rollouts name no task"),
+        ({"val": VAL | {"keys": 9}}, "few_val_keys", "the validation side has 9 tasks;"),
+        ({"val": VAL | {"rollouts_without_key": 2}}, "no_val_key", "2 rollouts have no task and stand on the training"),
     ],
 )
 def test_every_extreme_is_warned_of(paths, name, words):
@@ -221,6 +270,7 @@ def test_every_extreme_is_warned_of(paths, name, words):
     "paths",
     [
         {"counts__turns": turns(800, 200)},
+        {"weights": WEIGHTS, "val": VAL},
         {"counts__turns": turns(1000)},
         {"counts__turns": turns(100, 450, 450)},
         {"policies__think": "keep", "counts__tokens__thinking": 28500},
@@ -228,7 +278,7 @@ def test_every_extreme_is_warned_of(paths, name, words):
         {"policies__think": "keep", "counts__think__stripped": 0},
         {"counts__think__stripped": 0, "counts__think__history_stripped": 1},
         {"counts__skipped": {"duplicate": 300}},
-        {"counts__rows": 100},
+        {"counts__sides__train__rows": 100},
     ],
 )
 def test_what_is_not_extreme_is_not(paths):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -83,6 +84,8 @@ class Call:
     """solver (also when None), summariser or helper."""
     turn: int | None = None
     """0-based; None lets the calls' order number them."""
+    annotations: Mapping[str, str | int | float | bool] | None = None
+    """What somebody noted of the call; `note:NAME=VALUE` selects by it."""
     started: float | None = None
     """Seconds since the epoch."""
     finish: str | None = None
@@ -139,6 +142,12 @@ def _wholes(name: str, value: Any) -> list[int | None]:
     return [_whole(name, i) for i in value]
 
 
+def _notes(name: str, value: Any) -> dict[str, str]:
+    # As they would be written in JSON.
+    there = {str(key): one for key, one in (value or {}).items() if one is not None}
+    return {key: one if isinstance(one, str) else json.dumps(one) for key, one in there.items()}
+
+
 _FACTS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("rollout_id", "task_id", "pair_id", "agent", "status", "source", "call_id"), _text),
     **dict.fromkeys(("kind", "finish"), _text),
@@ -146,6 +155,7 @@ _FACTS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("reward", "started"), _number),
     **dict.fromkeys(("stop_string", "parse_error"), _truth),
     "stop_token_ids": _wholes,
+    "annotations": _notes,
 }
 
 
@@ -222,6 +232,10 @@ def _choices() -> dict[str, tuple[str, ...]]:
     return {**words, "columns": get_args(Column)}
 
 
+# Commas in a `/REGEX/` belong to it.
+_RULE = re.compile(r"(?:match=/(?:\\.|[^/\\])*/|[^,])+")
+
+
 def _hash(value: str | bytes) -> bytes:
     return bytes.fromhex(value) if isinstance(value, str) else value
 
@@ -242,10 +256,21 @@ class Policies:
       the last stays (`keep-last`), none does (`drop`), or all stay without loss (`mask`). Choices of one reply are not
       meant.
     - `upweight`: rules `SELECTOR:WEIGHT`. A selector is a turn (`3`), turns from and to (`0-2`, both included), `first`
-      or `last` (of the rollout), or `KEY=VALUE` with the key `agent`, `kind`, `task`, `pair`, `rollout`, `status` or
-      `attempt`. Weights of all rules that match a row multiply; a rule that matches no row is an error.
+      or `last` (of the rollout), `KEY=VALUE` with the key `agent`, `kind`, `task`, `pair`, `rollout`, `status` or
+      `attempt`, `reward=1`, `reward=LOW..HIGH` (both included, either may be left out), `reward=none`,
+      `note:NAME=VALUE` (an annotation of the capture), `tool=NAME` or `match=/REGEX/` (of the output's text), or
+      several of them joined by `&`. Weights of all rules that match a row multiply; a rule that matches no row is an
+      error.
     - `upweight_as`: `weight` writes the column `weight`, which counts only if the loss uses it; `copies` repeats rows,
       drawn with `seed` where a weight is no whole number, and the total is the same.
+    - `normalize`: each `rollout` or each `task` gets the same sum of weight over its trained ids, in however many rows
+      they stand; the rules then say what weighs more inside it. A rollout without a task is a task of its own.
+    - `weight_scale`: weights are multiplied so that the least weight of a trained id (`min-1`) or their mean (`mean-1`)
+      is 1. `auto` leaves the total as the rules make it; normalised weights that become copies get `min-1`, so that no
+      row vanishes.
+    - `val`, `val_by`: a share (below 1) or a number of the keys goes to a second file, `rows.val.parquet`, unweighted
+      and uncopied. Keys are tasks, repositories (what stands before the last `/` of a task) or rollouts; those are
+      taken whose SHA-256 of `SEED:KEY` comes first. Rollouts without a key are trained on, counted.
     - `truncated`: outputs that end in no stop id are left out (`drop`), stay without loss (`mask`), or stay (`keep`).
     - `unterminated`: outputs that open thinking and never close it are left out (`drop`) or stay (`keep`); asked only
       when `think` is not `keep`.
@@ -276,7 +301,15 @@ class Policies:
     upweight_as: Literal["weight", "copies"] = "weight"
     """Weights stand in the `weight` column, or become copies of rows."""
     seed: int = 0
-    """Seed of the copies."""
+    """Seed of the copies and of the validation side."""
+    normalize: Literal["none", "rollout", "task"] = "none"
+    """What gets the same total weight."""
+    weight_scale: Literal["auto", "min-1", "mean-1"] = "auto"
+    """What makes the least or the mean weight of a trained id 1."""
+    val: float | None = None
+    """Keys set apart: below 1 a share of them, else a number."""
+    val_by: Literal["task", "repo", "rollout"] = "task"
+    """What never stands on both sides."""
     truncated: Literal["drop", "mask", "keep"] = "drop"
     """Outputs that do not end in a stop id."""
     unterminated: Literal["drop", "keep"] = "drop"
@@ -297,7 +330,7 @@ class Policies:
     def __post_init__(self) -> None:
         for name in ("upweight", "kind", "columns"):
             value = getattr(self, name)
-            parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+            parts = [part.strip() for part in _RULE.findall(value)] if isinstance(value, str) else value
             object.__setattr__(self, name, tuple(part for part in parts if part))
         for name, allowed in _choices().items():
             value = getattr(self, name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from dataclasses import fields
+from math import inf
 from typing import Any, get_args, get_type_hints
 
 from tito.calls import Policies
@@ -56,10 +58,18 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RULE[,RULE]",
-        help="SELECTOR:WEIGHT, like 0-2:12, first:3, last:2, agent=agent1:2; rules that match a row multiply",
+        help="SELECTOR:WEIGHT, like 0-2:12, last:2, agent=agent1&reward=0.5..:2; rules that match a row multiply",
     )
     _choice(group, "upweight_as", "weights stand in a column, or become copies of rows")
-    group.add_argument("--seed", type=count, default=_DEFAULTS.seed, metavar="N", help="seed of the copies (default 0)")
+    group.add_argument(
+        "--seed", type=count, default=_DEFAULTS.seed, metavar="N", help="of copies and --val (default 0)"
+    )
+    _choice(group, "normalize", "each rollout or each task gets the same total weight")
+    _choice(group, "weight_scale", "what makes the least or the mean weight of a trained id 1")
+    group.add_argument(
+        "--val", type=_share, metavar="SHARE|N", help="keys whose rows go to a second file, OUT with .val, unweighted"
+    )
+    _choice(group, "val_by", "what never stands on both sides")
     _choice(group, "truncated", "outputs that end in no stop id")
     _choice(group, "unterminated", "outputs that never close thinking, unless thinking is kept")
     group.add_argument("--max-length", type=count, metavar="N", help="most ids of a row (default: no limit)")
@@ -93,6 +103,14 @@ def _choice(group: Any, name: str, about: str) -> None:
     option = f"--{name.replace('_', '-')}"
     # Absent, not the default: argparse does not see `--think keep --strip-think` contradict each other otherwise.
     group.add_argument(option, dest=name, choices=choices, default=argparse.SUPPRESS, metavar=shown, help=about)
+
+
+def _share(text: str) -> float:
+    """A number above 0."""
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < inf:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a share like 0.1 nor a number like 20")
 
 
 def count(text: str) -> int:

@@ -16,15 +16,16 @@ __all__ = ["Report"]
 class Report:
     """The report of one run over `data`, the core's JSON; the properties are what is asked for most.
 
-    `data` has the keys `versions`, `policies`, `counts`, `inputs`, `passed_over`, `inputs_repeated`, `outputs`,
-    `profiles` and, when files were written, `manifest`.
+    `data` has the keys `versions`, `policies`, `counts`, `inputs`, `passed_over`, `inputs_repeated`, `weights` (how
+    they were normalised and scaled, or None), `val` (how keys were divided, or None), `outputs`, `profiles` and, when
+    files were written, `manifest`.
     """
 
     data: Mapping[str, Any]
 
     @property
     def rows(self) -> int:
-        """Rows made, copies included."""
+        """Rows made, of both sides, copies included."""
         return int(self.data["counts"]["rows"])
 
     @property

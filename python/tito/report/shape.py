@@ -20,9 +20,11 @@ def shape_text(data: Mapping[str, Any]) -> str:
     lines = [
         _line("calls", _calls(counts)),
         _line("rows", _rows(counts)),
-        *(_line("dilution", text) for text in _dilution(counts["turns"], counts["rows"])),
+        *_side_table(data),
+        *(_line("dilution", text) for text in _dilution(counts["turns"], counts["sides"]["train"]["rows"])),
         *_turn_table(counts["turns"]),
-        *(_line("upweight", f"{hit['rule']} matches {_many(hit['rows'], 'call')}") for hit in counts["upweight"]),
+        *(_line("upweight", text) for text in _rules(counts)),
+        *(_line("weights", text) for text in _weights(data)),
         _line("tokens", _tokens(counts["tokens"])),
         *(_line("thinking", text) for text in _thinking(data)),
         _line("lengths", _lengths(counts["lengths"])),
@@ -71,6 +73,38 @@ def _rows(counts: Mapping[str, Any]) -> str:
     copies = f", {counts['copies']:,} of them made as copies" if counts["copies"] else ""
     rollouts = _many(counts["rollouts"], "rollout")
     return f"{_many(counts['rows'], 'row')} of {rollouts}, weight {counts['weight']:,g}{copies}"
+
+
+def _side_table(data: Mapping[str, Any]) -> Iterable[str]:
+    if (val := data["val"]) is None:
+        return
+    sides = data["counts"]["sides"].items()
+    weight, ids = (sum(side[name] for _, side in sides) for name in ("weight", "weighted_ids"))
+    yield f"{'side':<10}{'rows':>9}{'weight':>12}{'of weight':>12}{'of ids':>12}"
+    for name, side in sides:
+        of_weight, of_ids = percent(side["weight"], weight), percent(side["weighted_ids"], ids)
+        yield f"{name:<10}{side['rows']:>9,}{side['weight']:>12,g}{of_weight:>12}{of_ids:>12}"
+    without = val["rollouts_without_key"]
+    more = f"; {_many(without, 'rollout')} without one on the training side" if without else ""
+    yield _line("val", f"{val['keys']:,} of {_many(val['of_keys'], val['by'])}{more}")
+
+
+def _rules(counts: Mapping[str, Any]) -> Iterable[str]:
+    turns = counts["turns"]
+    weight, ids = sum(t["weight"] for t in turns), sum(t["weighted_ids"] for t in turns)
+    for rule in counts["upweight"]:
+        shares = f"{percent(rule['weight'], weight)} of weight, {percent(rule['weighted_ids'], ids)} of ids"
+        yield f"{rule['rule']} matches {_many(rule['rows'], 'call')}: {shares}"
+
+
+def _weights(data: Mapping[str, Any]) -> Iterable[str]:
+    if (told := data["weights"]) is None:
+        return
+    equal = f"each of {_many(told['units'], told['normalize'])} weighs {told['each']:,g}; " if told["each"] else ""
+    yield (
+        f"{equal}scale {told['scale']} (times {told['factor']:.6g}); an id weighs from {told['least']:.6g} to "
+        f"{told['most']:.6g}"
+    )
 
 
 def _dilution(turns: Sequence[Mapping[str, Any]], rows: int) -> Iterable[str]:

@@ -22,11 +22,15 @@ _MOST_THINKING = 0.5
 # Fewer different rows than this are few.
 _FEW_ROWS = 100
 _MOST_SKIPPED = 0.5
+# A measurement on fewer tasks than this says little.
+_FEW_KEYS = 10
+# Ids that weigh so much more than others are nearly all that is learnt.
+_MOST_SPREAD = 1000.0
 
 
 def find_warnings(data: Mapping[str, Any]) -> list[str]:
     """Each `name: sentence`, in a fixed order."""
-    return [warning for rule in (_balance, _think, _judgement, _amounts) for warning in rule(data)]
+    return [warning for rule in (_balance, _spread, _sides, _think, _judgement, _amounts) for warning in rule(data)]
 
 
 def _balance(data: Mapping[str, Any]) -> Iterable[str]:
@@ -51,6 +55,34 @@ def _balance(data: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"diluted: turn 0 is {percent(first, whole)} of the weight; what is done first is hardly trained. "
             "Raise it with --upweight 0-2:12"
+        )
+
+
+def _spread(data: Mapping[str, Any]) -> Iterable[str]:
+    told = data["weights"]
+    if told is None:
+        return
+    if told["least"] and told["most"] / told["least"] > _MOST_SPREAD:
+        yield (
+            f"uneven: some ids weigh {told['most'] / told['least']:,.0f} times as much as others; a few short rollouts "
+            "may decide what is learnt. Look at them, or leave --normalize out"
+        )
+    if without := told["rollouts_without_task"]:
+        yield f"no_task: {without:,} rollouts name no task, and each was normalised as a task of its own"
+
+
+def _sides(data: Mapping[str, Any]) -> Iterable[str]:
+    if (val := data["val"]) is None:
+        return
+    if val["keys"] < _FEW_KEYS:
+        yield (
+            f"few_val_keys: the validation side has {val['keys']:,} {val['by']}{'' if val['keys'] == 1 else 's'}; what "
+            "is measured on so few says little. Raise --val"
+        )
+    if without := val["rollouts_without_key"]:
+        yield (
+            f"no_val_key: {without:,} rollouts have no {val['by']} and stand on the training side, though they may be "
+            "of the same kind as what is validated on"
         )
 
 
@@ -117,6 +149,6 @@ def _amounts(data: Mapping[str, Any]) -> Iterable[str]:
             "no row; is it still being written?"
         )
     # Copies are not more to learn from.
-    rows = counts["rows"] - counts["copies"]
+    rows = counts["sides"]["train"]["rows"] - counts["copies"]
     if rows < _FEW_ROWS:
         yield f"few_rows: {rows:,} different rows supervise everything: fewer than {_FEW_ROWS} different rows"

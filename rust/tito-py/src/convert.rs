@@ -85,8 +85,8 @@ pub fn expand_turns<'py>(
     let made = py.detach(|| {
         let facts: Vec<CallFacts> = serde_json::from_str(calls_json)
             .map_err(|e| tito_core::Error::usage(format!("calls: {e}"), "see tito.Call for the names"))?;
-        let plan = Plan::new(Options::from_json(options_json)?)?;
-        let (batches, counts) = core::expand(&plan, &calls, facts)?;
+        let mut plan = Plan::new(Options::from_json(options_json)?)?;
+        let (batches, counts) = core::expand(&mut plan, &calls, facts)?;
         let metas =
             batches.iter().flat_map(|batch| &batch.meta).map(jsonl::meta).collect::<tito_core::Result<Vec<_>>>()?;
         let counts = counts.to_json(&plan.options.upweight).to_string();

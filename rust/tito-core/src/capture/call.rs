@@ -2,6 +2,7 @@
 
 use super::Record;
 use crate::ids::Id;
+use crate::ids::select::Notes;
 use crate::json::{Cursor, Fault, IdFault, IdList, IdReader, Scalar};
 use crate::rows::Text;
 use chrono::{DateTime, NaiveDateTime};
@@ -222,6 +223,26 @@ pub fn stop_ids(c: &mut Cursor<'_>) -> Result<Arc<[Id]>, Fault> {
     Ok(ids.into())
 }
 
+/// Annotations, `{NAME: VALUE}`: a value is a string, a number as it is written, or a truth; null and what has parts
+/// are passed over.
+///
+/// # Errors
+/// A fault of the JSON.
+pub fn notes(c: &mut Cursor<'_>) -> Result<Notes, Fault> {
+    let mut notes = Vec::new();
+    c.object::<Fault>(|c, key| {
+        let value = match c.peek() {
+            Some(b't' | b'f') => Some(Text::from(if c.scalar()?.is_true() { "true" } else { "false" })),
+            _ => text(c)?,
+        };
+        if let (Some(value), Ok(key)) = (value, std::str::from_utf8(key)) {
+            notes.push((Text::from(key), value));
+        }
+        Ok(())
+    })?;
+    Ok(notes.into())
+}
+
 /// A name: a string, or a number as it is written (long ones do not fit a float).
 ///
 /// # Errors
@@ -323,6 +344,8 @@ pub struct Call {
     pub turn: Option<i32>,
     /// Seconds since the epoch.
     pub started: Option<f64>,
+    /// What the record notes of the call; shared by the choices of a reply.
+    pub notes: Notes,
     /// The harness could not parse the reply.
     pub parse_error: bool,
     /// The call failed in the engine or on the way.

@@ -1,7 +1,7 @@
 //! Call logs: one line a call, `{session_id, task_id, agent, turn, started, request, response}`, or `stream` (the raw
 //! server-sent events as one string) in place of `response`. Also what stands alone: a bare reply, a bare stream.
 
-use super::call::{Bad, Call, Parsed, Piece, Skip, Who, seconds, stop_ids, text, turn};
+use super::call::{Bad, Call, Parsed, Piece, Skip, Who, notes, seconds, stop_ids, text, turn};
 use super::response::Response;
 use super::{Origin, Record};
 use crate::json::{Cursor, Fault};
@@ -37,6 +37,7 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
             b"turn" => call.turn = turn(c)?,
             b"kind" => call.kind = text(c)?,
             b"call_id" => call.call_id = text(c)?,
+            b"annotations" => call.notes = notes(c)?,
             b"started" | b"timestamp" => call.started = call.started.or(seconds(&c.scalar()?)),
             b"parse_error" => call.parse_error |= c.scalar()?.is_true(),
             b"error" => call.failed |= !matches!(c.raw()?, b"null" | b"false" | b"\"\""),
@@ -63,6 +64,7 @@ pub(super) fn read_bare<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record:
         match key {
             b"turn" => call.turn = turn(c)?,
             b"kind" => call.kind = text(c)?,
+            b"annotations" => call.notes = notes(c)?,
             b"started" | b"timestamp" => call.started = seconds(&c.scalar()?),
             _ if who.take(key, c)? => {}
             _ => response.root_key(c, key, parsed)?,

@@ -4,7 +4,7 @@
 //! are read too.
 
 use super::Record;
-use super::call::{Bad, Call, Finish, Parsed, Piece, Who, seconds, stop_ids, text, turn};
+use super::call::{Bad, Call, Finish, Parsed, Piece, Who, notes, seconds, stop_ids, text, turn};
 use super::response::floats;
 use crate::json::{Cursor, Fault};
 
@@ -66,6 +66,7 @@ fn small_key(c: &mut Cursor<'_>, key: &[u8], call: &mut Call, who: &mut Who) -> 
             call.stop_ids = stop_ids(c)?;
         }
         b"call_id" | b"id" => call.call_id = text(c)?.or(call.call_id.take()),
+        b"annotations" => call.notes = notes(c)?,
         b"choice" => call.choice = c.scalar()?.int().unwrap_or(0),
         b"kind" => call.kind = text(c)?,
         b"turn" => call.turn = turn(c)?,

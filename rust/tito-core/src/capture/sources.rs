@@ -219,6 +219,13 @@ impl Sources {
         self.total
     }
 
+    /// What cannot be read a second time: standard input, a pipe.
+    #[must_use]
+    pub fn read_once_only(&self) -> Option<&str> {
+        let input = self.inputs.as_slice().iter().find(|input| !input.regular)?;
+        Some(if input.path.is_none() { "standard input" } else { &input.name })
+    }
+
     /// Whether a path is one of the files to read and holds captures: rows of an earlier run may be written over.
     #[must_use]
     pub fn holds_captures(&self, path: &Path) -> bool {

@@ -1,6 +1,7 @@
 //! From planned rows to batches: ids are gathered, or left where they lie when no row differs from its call.
 
 use super::build::{Logprobs, Plan, Planned, Prompt};
+use super::survey::Side;
 use crate::capture::Parsed;
 use crate::error::Result;
 use crate::ids::think::{cut_into, keep_spans};
@@ -49,8 +50,11 @@ impl Parsed<'_> {
     }
 }
 
+/// Which file rows go to.
+pub type Target = (Option<usize>, Side);
+
 /// Makes batches of planned rows, each handed on before the next is made, and gives the arena's memory back. Rows of
-/// different identities never share a batch; prompts that no policy changed are not copied.
+/// different identities or sides never share a batch; prompts that no policy changed are not copied.
 ///
 /// # Errors
 /// Whatever `emit` returns.
@@ -58,22 +62,23 @@ pub fn batches(
     plan: &Plan,
     planned: Vec<Planned>,
     mut arena: Arena,
-    mut emit: impl FnMut(Option<usize>, &mut Batch) -> Result<()>,
+    mut emit: impl FnMut(Target, &mut Batch) -> Result<()>,
 ) -> Result<Arena> {
     // A shard ends between batches, so they are a fraction of it.
     let most = plan.options.shard_tokens.map_or(BATCH_IDS, |size| (size / 8).clamp(1, BATCH_IDS));
-    let mut groups: Vec<(Option<usize>, Vec<Planned>)> = Vec::new();
+    let mut groups: Vec<(Target, Vec<Planned>)> = Vec::new();
     for row in planned {
-        match groups.iter_mut().find(|(identity, _)| *identity == row.identity) {
+        let target = (row.identity, row.side);
+        match groups.iter_mut().find(|(known, _)| *known == target) {
             Some((_, rows)) => rows.push(row),
-            None => groups.push((row.identity, vec![row])),
+            None => groups.push((target, vec![row])),
         }
     }
-    if let [(identity, rows)] = &mut groups[..]
+    if let [(target, rows)] = &mut groups[..]
         && is_plain(rows)
         && arena.prompts.len() <= 2 * most
     {
-        let identity = *identity;
+        let target = *target;
         let rows = std::mem::take(rows);
         let prompts = Ragged {
             values: std::mem::take(&mut arena.prompts),
@@ -85,18 +90,18 @@ pub fn batches(
         }
         let shapes: Vec<_> = prompts.ranges.iter().map(ExactSizeIterator::len).collect();
         let mut batch = rest.finish(prompts, rows.into_iter().map(|row| row.meta).collect(), &shapes);
-        emit(identity, &mut batch)?;
+        emit(target, &mut batch)?;
         arena.prompts = batch.input_ids.values;
         return Ok(arena);
     }
-    for (identity, rows) in groups {
+    for (target, rows) in groups {
         let mut gather = Gather::new(plan);
         let (mut prompts, mut metas, mut shapes) = (Ragged::default(), Vec::new(), Vec::new());
         for row in rows {
             for copy in 0..row.copies {
                 let ids = row.prompt.ids(&arena.prompts);
                 if !metas.is_empty() && prompts.values.len() + ids.len() + gather.outputs.values.len() > most {
-                    emit(identity, &mut gather.finish(prompts, metas, &shapes))?;
+                    emit(target, &mut gather.finish(prompts, metas, &shapes))?;
                     gather = Gather::new(plan);
                     (prompts, metas, shapes) = (Ragged::default(), Vec::new(), Vec::new());
                 }
@@ -107,7 +112,7 @@ pub fn batches(
             }
         }
         if !metas.is_empty() {
-            emit(identity, &mut gather.finish(prompts, metas, &shapes))?;
+            emit(target, &mut gather.finish(prompts, metas, &shapes))?;
         }
     }
     Ok(arena)

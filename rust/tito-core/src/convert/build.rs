@@ -1,16 +1,19 @@
 //! A row of one call: the prompt as policies leave it, the output with its cuts and its loss.
 
+use super::batch::Ids;
 use super::decide::{Muted, Refusal, Verdict, kind_of};
 use super::identity::{Identities, Known};
 use super::options::{Options, Overlong, Tail, Think, UpweightAs};
-use super::report::{Counts, Example, Tokens};
+use super::report::{Counts, Example, RuleCount, Tokens};
 use super::sight::Sighted;
+use super::survey::{Side, Weighing};
 use crate::capture::{Skip, Who};
 use crate::error::{Error, Place, Result};
 use crate::ids::Id;
 use crate::ids::edit::Edits;
+use crate::ids::select::Facts;
 use crate::ids::think::{Opened, keep_spans};
-use crate::ids::weight::{Copies, Facts, Rule, check_product, weigh};
+use crate::ids::weight::{Copies, Rule, check_product, weigh};
 use crate::rows::{LossSpan, RowCall, RowMeta, flag};
 use crate::tokens::Tokenizer;
 use std::ops::Range;
@@ -27,6 +30,8 @@ pub struct Plan {
     pub identities: Identities,
     /// Where text was asked for.
     pub tokenizer: Option<Tokenizer>,
+    /// What was found out about all rollouts, where a policy asks for it.
+    pub weighing: Weighing,
 }
 
 impl Plan {
@@ -37,6 +42,13 @@ impl Plan {
     pub fn new(options: Options) -> Result<Self> {
         let rules = options.upweight.iter().map(|rule| Rule::parse(rule)).collect::<Result<Vec<_>>>()?;
         check_product(&rules)?;
+        options.check_val()?;
+        if let (None, Some(rule)) = (&options.tokenizer, rules.iter().find(|rule| rule.selector.needs_text())) {
+            return Err(Error::usage(
+                format!("--upweight {:?} reads the text of outputs, which needs a tokenizer", rule.text),
+                "name its folder with --tokenizer",
+            ));
+        }
         let identities = Identities::new(options.profile.as_ref())?;
         if options.tail == Tail::NoThink
             && let Some(profile) = options.profile.as_ref().filter(|p| p.tail_no_think.is_none())
@@ -58,7 +70,7 @@ impl Plan {
             ));
         }
         let tokenizer = options.tokenizer.as_ref().map(|path| Tokenizer::load(Path::new(path))).transpose()?;
-        Ok(Self { options, rules, identities, tokenizer })
+        Ok(Self { options, rules, identities, tokenizer, weighing: Weighing::default() })
     }
 
     /// Refuses a call whose ids are not the tokenizer's.
@@ -89,14 +101,16 @@ impl Plan {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub(super) who: &'a Who,
+    /// Which rollout of the input it is.
+    pub(super) number: u32,
     pub(super) first_turn: Option<i32>,
     pub(super) last_turn: Option<i32>,
 }
 
 impl<'a> Scope<'a> {
-    pub(super) fn new(who: &'a Who, calls: &[Sighted<'_>]) -> Self {
+    pub(super) fn new(who: &'a Who, number: u32, calls: &[Sighted<'_>]) -> Self {
         let turns = || calls.iter().filter(|c| c.skip.is_none()).filter_map(|c| c.turn);
-        Self { who, first_turn: turns().min(), last_turn: turns().max() }
+        Self { who, number, first_turn: turns().min(), last_turn: turns().max() }
     }
 }
 
@@ -104,6 +118,8 @@ impl<'a> Scope<'a> {
 #[derive(Debug)]
 pub struct Planned {
     pub(super) identity: Option<usize>,
+    pub(super) side: Side,
+    pub(super) rollout: u32,
     pub(super) prompt: Prompt,
     /// Empty for a merged row.
     pub(super) output: Range<usize>,
@@ -115,6 +131,8 @@ pub struct Planned {
     pub(super) tokens: Tokens,
     /// How often the row is written.
     pub(super) copies: u64,
+    /// Weight rules that are about the call.
+    pub(super) matched: Vec<u32>,
     /// What a merged row trains, call by call; empty for a row of one call.
     pub(super) parts: Vec<Part>,
 }
@@ -126,6 +144,7 @@ pub(super) struct Part {
     /// Where it has loss, in positions of the row.
     pub(super) spans: Vec<Range<i32>>,
     pub(super) weight: f32,
+    pub(super) matched: Vec<u32>,
     /// How many of the row's copies train it.
     pub(super) copies: u64,
     pub(super) tokens: Tokens,
@@ -171,9 +190,10 @@ impl Plan {
         scope: &Scope<'_>,
         sighted: &Sighted<'_>,
         verdict: &Verdict,
-        prompts: &[Id],
+        ids: Ids<'_>,
         counts: &mut Counts,
     ) -> std::result::Result<Planned, Refusal> {
+        let prompts = ids.prompts;
         let (call, options) = (sighted.call, &self.options);
         let (prompt, output) = (call.prompt.clone().unwrap_or_default(), call.output.clone().unwrap_or_default());
         let known = sighted.identity.map(|index| self.identities.get(index));
@@ -211,9 +231,12 @@ impl Plan {
         };
         let mut meta = meta_of(scope.who, sighted, flags);
         meta.loss_spans = loss_spans;
-        meta.weight = self.weight_of(scope, sighted, counts);
+        let (weight, matched) = self.weight_of(scope, sighted, verdict, &ids.outputs[output.clone()], counts);
+        meta.weight = weight;
         Ok(Planned {
             identity: sighted.identity,
+            side: self.weighing.side(scope.number),
+            rollout: scope.number,
             prompt: new_prompt,
             output,
             cut: if cutting { verdict.spans.clone() } else { Vec::new() },
@@ -221,6 +244,7 @@ impl Plan {
             meta,
             tokens,
             copies: 1,
+            matched,
             parts: Vec::new(),
         })
     }
@@ -246,8 +270,20 @@ impl Plan {
         tokens
     }
 
-    pub(super) fn weight_of(&self, scope: &Scope<'_>, sighted: &Sighted<'_>, counts: &mut Counts) -> f32 {
+    /// What a call weighs, and the rules that say so. What is set apart weighs 1, whatever they say.
+    pub(super) fn weight_of(
+        &self,
+        scope: &Scope<'_>,
+        sighted: &Sighted<'_>,
+        verdict: &Verdict,
+        output: &[Id],
+        counts: &mut Counts,
+    ) -> (f32, Vec<u32>) {
+        if self.weighing.side(scope.number) == Side::Val {
+            return (1.0, Vec::new());
+        }
         let who = scope.who;
+        let text = self.text_of(verdict, output);
         let attempt = who.attempt.map(|n| n.to_string());
         let facts = Facts {
             turn: sighted.turn,
@@ -262,9 +298,29 @@ impl Plan {
                 who.status.as_deref(),
                 attempt.as_deref(),
             ],
+            reward: who.reward,
+            notes: &sighted.call.notes,
+            text: text.as_deref(),
         };
-        counts.rule_hits.resize(self.rules.len(), 0);
-        weigh(&self.rules, &facts, &mut counts.rule_hits)
+        let mut matched = Vec::new();
+        let weight = f64::from(weigh(&self.rules, &facts, &mut matched)) * self.weighing.factor(scope.number);
+        counts.rules.resize(self.rules.len(), RuleCount::default());
+        matched.iter().for_each(|rule| counts.rules[*rule as usize].calls += 1);
+        (weight as f32, matched)
+    }
+
+    /// The text that is trained, if a rule asks for it: thinking belongs to it only where it is kept.
+    fn text_of(&self, verdict: &Verdict, output: &[Id]) -> Option<Vec<u8>> {
+        let tokenizer = self.tokenizer.as_ref()?;
+        if !self.rules.iter().any(|rule| rule.selector.needs_text()) {
+            return None;
+        }
+        let thinking = if self.options.think == Think::Keep { &[][..] } else { &verdict.spans };
+        let mut text = Vec::new();
+        for span in keep_spans(output.len(), thinking) {
+            tokenizer.decode_into(&mut text, &output[span]);
+        }
+        Some(text)
     }
 
     /// What the policies change in a prompt.
@@ -353,8 +409,8 @@ pub(super) fn meta_of(who: &Who, sighted: &Sighted<'_>, flags: i32) -> RowMeta {
 
 /// Gives rows their copies and counts what is written, in the order of the input.
 pub fn settle(plan: &Plan, planned: &mut Vec<Planned>, copies: &mut Copies, counts: &mut Counts) {
-    let as_copies = plan.options.upweight_as == UpweightAs::Copies;
     planned.retain_mut(|row| {
+        let as_copies = plan.options.upweight_as == UpweightAs::Copies && row.side == Side::Train;
         if as_copies && row.parts.is_empty() {
             row.copies = copies.draw(row.meta.weight);
             row.meta.weight = 1.0;
@@ -376,9 +432,7 @@ pub fn settle(plan: &Plan, planned: &mut Vec<Planned>, copies: &mut Copies, coun
             counts.calls_used += 1;
             counts.tokens.add(&row.tokens);
             length += row.tokens.sampled - row.tokens.think_cut;
-            for _ in 0..row.copies {
-                counts.call(meta.turn, meta.weight, row.tokens.trained);
-            }
+            counts.call(row.side, meta.turn, (row.copies, meta.weight, row.tokens.trained), &row.matched);
         } else if row.parts.is_empty() {
             not_drawn(meta.capture_record, meta.turn, row.tokens.sampled, counts);
         }
@@ -389,15 +443,14 @@ pub fn settle(plan: &Plan, planned: &mut Vec<Planned>, copies: &mut Copies, coun
             }
             counts.calls_used += 1;
             counts.tokens.add(&part.tokens);
-            for _ in 0..part.copies {
-                counts.call(part.call.turn, part.weight, part.tokens.trained);
-            }
+            counts.call(row.side, part.call.turn, (part.copies, part.weight, part.tokens.trained), &part.matched);
         }
         if row.copies == 0 {
             return false;
         }
         counts.rows += row.copies;
         counts.copies += row.copies - 1;
+        counts.sides[row.side as usize].rows += row.copies;
         if !row.parts.is_empty() {
             counts.tokens.prompt += row.tokens.prompt;
             length += row.tokens.sampled - row.tokens.think_cut;

@@ -1,10 +1,11 @@
 //! One rollout that is in memory already, through the same policies.
 
 use super::batch::{Arena, batches};
-use super::build::{Plan, settle};
+use super::build::{Plan, Planned, settle};
 use super::report::Counts;
 use super::rollout::Rollout;
 use super::sight::sight;
+use super::survey::{Noted, Survey};
 use crate::capture::{Call, Finish, Parsed, Piece, Who};
 use crate::error::{Error, Result};
 use crate::ids::Id;
@@ -28,6 +29,7 @@ pub struct CallFacts {
     choice: i32,
     kind: Option<Text>,
     turn: Option<i32>,
+    annotations: std::collections::BTreeMap<Text, Text>,
     started: Option<f64>,
     finish: Option<String>,
     stop_string: bool,
@@ -42,7 +44,7 @@ pub type CallIds<'a> = (&'a [Id], &'a [Id], Option<&'a [f32]>);
 ///
 /// # Errors
 /// `Usage` when the lists differ in length, `Check` when a policy cannot be applied.
-pub fn expand(plan: &Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Result<(Vec<Batch>, Counts)> {
+pub fn expand(plan: &mut Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Result<(Vec<Batch>, Counts)> {
     if calls.len() != facts.len() {
         return Err(Error::usage(
             format!("{} calls with {} facts", calls.len(), facts.len()),
@@ -75,6 +77,7 @@ pub fn expand(plan: &Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Resu
             choice: facts.choice,
             kind: facts.kind,
             turn: facts.turn,
+            notes: facts.annotations.into_iter().collect(),
             started: facts.started,
             parse_error: facts.parse_error,
             record: index as u64 + 1,
@@ -113,8 +116,18 @@ pub fn expand(plan: &Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Resu
         return Err(super::unknown_tokenizer(call, option, &parsed.prompts.values[prompt], &plan.options));
     }
     sighted.iter().try_for_each(|call| plan.check_tokenizer(call))?;
-    let (mut counts, mut planned) = (Counts::default(), Vec::new());
-    plan.rows(&Rollout::new(&who, sighted, (false, true), parsed.view()), &mut planned, &mut counts)?;
+    let rows = |plan: &Plan| -> Result<(Vec<Planned>, Counts)> {
+        let (mut counts, mut planned) = (Counts::default(), Vec::new());
+        let rollout = Rollout::new(&who, 0, sighted.clone(), (false, true), parsed.view());
+        plan.rows(&rollout, &mut planned, &mut counts).map(|()| (planned, counts))
+    };
+    if plan.options.needs_survey().is_some() {
+        let mut survey = Survey::default();
+        survey.add(&plan.options, Noted::all(&rows(plan)?.0), |_| None);
+        plan.weighing = survey.settle(&plan.options)?;
+    }
+    let plan = &*plan;
+    let (mut planned, mut counts) = rows(plan)?;
     settle(plan, &mut planned, &mut Copies::new(plan.options.seed), &mut counts);
     super::judge_counts(plan, &counts)?;
     let arena = Arena { prompts: parsed.prompts.values, outputs: parsed.outputs.values, logprobs: parsed.logprobs };

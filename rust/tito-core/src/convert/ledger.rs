@@ -24,6 +24,8 @@ pub struct Ledger {
     rollouts: HashMap<u64, u32>,
     names: HashMap<u64, u32>,
     renamed: HashMap<u32, Text>,
+    /// Names that rollouts had before they were renamed.
+    originals: HashMap<u32, Text>,
     next_rollout: u32,
     first: Option<(Option<usize>, Place)>,
 }
@@ -136,6 +138,15 @@ impl Ledger {
         if let (false, Some(renamed)) = (piece.complete, &renamed) {
             self.renamed.insert(number, renamed.clone());
         }
+        if let (true, Some(original)) = (renamed.is_some(), &piece.who.rollout_id) {
+            self.originals.insert(number, original.clone());
+        }
         (number, renamed)
+    }
+
+    /// The name that a renamed rollout has in the capture.
+    #[must_use]
+    pub fn original(&self, rollout: u32) -> Option<Text> {
+        self.originals.get(&rollout).cloned()
     }
 }

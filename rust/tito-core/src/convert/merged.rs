@@ -40,7 +40,8 @@ impl Plan {
     ) -> Option<Planned> {
         let (_, _, last, _) = sequence.members().last()?;
         let edits = self.row_edits(sequence, prompt, counts);
-        let ids = edits.apply(&[prompt, output].concat());
+        let captured = [prompt, output].concat();
+        let ids = edits.apply(&captured);
         let mut row_logprobs = (self.options.write_options().optional.output_logprobs
             && sequence.members().any(|(call, trains, ..)| trains && logprobs(call).is_some()))
         .then(|| vec![f32::NAN; ids.len()]);
@@ -75,6 +76,7 @@ impl Plan {
             flags |= if mine.think_masked > 0 { flag::THINK_MASKED } else { 0 };
             absent &= verdict.flags & flag::THINK_ABSENT != 0;
             tokens.add(&mine);
+            let (weight, matched) = self.weight_of(scope, sighted, verdict, &captured[whole.clone()], counts);
             parts.push(Part {
                 call: RowCall {
                     start: sample.start,
@@ -85,7 +87,8 @@ impl Plan {
                     hash: digest.hash,
                 },
                 spans: if verdict.muted.is_some() { Vec::new() } else { keep.iter().map(moved).collect() },
-                weight: self.weight_of(scope, sighted, counts),
+                weight,
+                matched,
                 copies: 1,
                 tokens: mine,
             });
@@ -94,6 +97,8 @@ impl Plan {
         flags |= if absent { flag::THINK_ABSENT } else { 0 };
         Some(Planned {
             identity: last.identity,
+            side: self.weighing.side(scope.number),
+            rollout: scope.number,
             prompt: Prompt::Changed(ids),
             output: 0..0,
             cut: Vec::new(),
@@ -101,6 +106,7 @@ impl Plan {
             meta: meta_of(scope.who, last, flags),
             tokens,
             copies: 1,
+            matched: Vec::new(),
             parts,
         })
     }

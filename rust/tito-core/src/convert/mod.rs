@@ -4,6 +4,7 @@
 //! ([`crate::capture`]), enters it in the ledger (in order), makes and encodes its rows, and appends them (in order).
 //! A rollout that one record holds whole goes straight through. From the first record that holds only a part of one,
 //! calls are spilled, and come back rollout by rollout when all input is read. Nothing gets its name before the end.
+//! Policies that must know all rollouts before the first row is written run the pipeline once without output.
 
 mod batch;
 mod build;
@@ -20,18 +21,21 @@ mod report;
 mod rollout;
 mod sight;
 mod spill;
+mod survey;
 mod weave;
 
-pub use batch::{Arena, Ids, batches};
+pub use batch::{Arena, Ids, Target, batches};
 pub use build::{Plan, Planned, settle};
 pub use expand::{CallFacts, CallIds, expand};
 pub use identity::Identities;
 pub use options::{
-    Ambiguous, Column, GroupBy, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated, UpweightAs,
+    Ambiguous, Column, GroupBy, Normalize, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated,
+    UpweightAs, ValBy, WeightScale,
 };
-pub use report::{Counts, Example, MergeCounts, ThinkStates, Tokens, TurnCount};
+pub use report::{Counts, Example, MergeCounts, RuleCount, ThinkStates, Tokens, TurnCount};
 pub use rollout::Rollout;
 pub use sight::{Digest, Sighted, arrange, sight};
+pub use survey::{Side, Weighing};
 
 use crate::capture::{Lost, Parsed, Skip, Sources, Unit, Who, parse};
 use crate::error::{Error, Place, Result};
@@ -46,6 +50,7 @@ use serde_json::{Value, json};
 use spill::Spill;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use survey::{Noted, Survey};
 
 /// Ids of a stretch that comes back from the spill: one page of prompts.
 const STRETCH_IDS: usize = 2 << 20;
@@ -76,7 +81,16 @@ struct Shared<'p> {
     spill: Mutex<Option<Spill>>,
     copies: Mutex<Copies>,
     counts: Mutex<Counts>,
-    output: Mutex<Output>,
+    /// Rows are noted, not written.
+    surveys: bool,
+    taker: Mutex<Taker>,
+}
+
+/// What becomes of the rows.
+enum Taker {
+    Output(Output),
+    /// They are noted.
+    Survey(Survey),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,30 +104,72 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// `Usage` for options, `Io` for files, `Data` and `Check` for what the captures hold. Nothing then stands under the
 /// output's name.
 pub fn convert(options: Options, progress: &Progress) -> Result<Value> {
-    let plan = Plan::new(options)?;
-    let options = &plan.options;
-    let output = Output::new(options)?;
-    let sources = Sources::new(&options.inputs, options.from.as_deref(), Arc::clone(&progress.bytes))?;
+    let mut plan = Plan::new(options)?;
+    let output = Output::new(&plan.options)?;
+    let workers = workers(&plan.options)?;
+    let open = |options: &Options| -> Result<Sources> {
+        Sources::new(&options.inputs, options.from.as_deref(), Arc::clone(&progress.bytes))
+    };
+    let sources = open(&plan.options)?;
     output.spares(&plan.identities, &sources)?;
-    progress.total.store(sources.total_bytes(), Ordering::Relaxed);
-    let workers = match options.workers {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        n if n <= MOST_WORKERS => n,
-        n => {
-            return Err(Error::usage(
-                format!("--workers {n}: at most {MOST_WORKERS}"),
-                "leave it out to use all cores",
-            ));
+    let surveyed = match plan.options.needs_survey() {
+        None => {
+            progress.total.store(sources.total_bytes(), Ordering::Relaxed);
+            None
+        }
+        Some(option) => {
+            read_twice(option, &sources)?;
+            progress.total.store(2 * sources.total_bytes(), Ordering::Relaxed);
+            // Copies are drawn with the weights that the survey finds.
+            let stated = std::mem::replace(&mut plan.options.upweight_as, UpweightAs::Weight);
+            let mut done = run(&plan, progress, workers, open(&plan.options)?, Taker::Survey(Survey::default()))?;
+            judge(&plan, &done.counts, &done.sources)?;
+            plan.options.upweight_as = stated;
+            if let Taker::Survey(survey) = std::mem::replace(&mut done.taker, Taker::Survey(Survey::default())) {
+                plan.weighing = survey.settle(&plan.options)?;
+            }
+            progress.calls.store(0, Ordering::Relaxed);
+            Some(done.sources)
         }
     };
+    let done = run(&plan, progress, workers, sources, Taker::Output(output))?;
+    judge(&plan, &done.counts, &done.sources)?;
+    judge_number(&plan, &done.counts)?;
+    if let Some(before) = &surveyed {
+        same_files(before, &done.sources)?;
+    }
+    match done.taker {
+        Taker::Output(output) => output.finish(&plan, &done.counts, &done.sources),
+        Taker::Survey(_) => Ok(Value::Null),
+    }
+}
+
+fn workers(options: &Options) -> Result<usize> {
+    match options.workers {
+        0 => Ok(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
+        n if n <= MOST_WORKERS => Ok(n),
+        n => Err(Error::usage(format!("--workers {n}: at most {MOST_WORKERS}"), "leave it out to use all cores")),
+    }
+}
+
+/// What a run over all input leaves.
+struct Ran {
+    counts: Counts,
+    sources: Sources,
+    taker: Taker,
+}
+
+/// Runs the pipeline over all input.
+fn run(plan: &Plan, progress: &Progress, workers: usize, sources: Sources, taker: Taker) -> Result<Ran> {
     let shared = Shared {
-        plan: &plan,
+        plan,
         progress,
         ledger: Mutex::default(),
         spill: Mutex::new(None),
-        copies: Mutex::new(Copies::new(options.seed)),
+        copies: Mutex::new(Copies::new(plan.options.seed)),
         counts: Mutex::default(),
-        output: Mutex::new(output),
+        surveys: matches!(taker, Taker::Survey(_)),
+        taker: Mutex::new(taker),
     };
     let sources = Mutex::new(sources);
     let gates = Gates::default();
@@ -124,17 +180,41 @@ pub fn convert(options: Options, progress: &Progress) -> Result<Value> {
         let gates = Gates::default();
         on_threads(workers, &gates, || convert_spilled(&shared, &replay, &gates))?;
     }
-    let Shared { ledger, counts, output, .. } = shared;
-    let inner = |poisoned: PoisonError<_>| poisoned.into_inner();
-    let mut counts = counts.into_inner().unwrap_or_else(PoisonError::into_inner);
-    counts.repeated_ids = ledger.into_inner().unwrap_or_else(PoisonError::into_inner).repeated_ids;
-    let sources = sources.into_inner().unwrap_or_else(inner);
-    judge(&plan, &counts, &sources)?;
-    output.into_inner().unwrap_or_else(PoisonError::into_inner).finish(&plan, &counts, &sources)
+    fn inner<T>(mutex: Mutex<T>) -> T {
+        mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+    let Shared { ledger, counts, taker, .. } = shared;
+    let mut counts = inner(counts);
+    counts.repeated_ids = inner(ledger).repeated_ids;
+    Ok(Ran { counts, sources: inner(sources), taker: inner(taker) })
 }
 
-/// What a stretch gives: encoded rows by identity, and what was counted.
-type Done = (Vec<(Option<usize>, EncodedBatch)>, Counts);
+/// Refuses input that is gone once it is read.
+fn read_twice(option: &str, sources: &Sources) -> Result<()> {
+    match sources.read_once_only() {
+        None => Ok(()),
+        Some(name) => Err(Error::usage(
+            format!("{option} reads its input twice, and {name} can be read only once"),
+            "write it to a file first, like `cat > dump.jsonl`, and convert that",
+        )),
+    }
+}
+
+/// Refuses files that were others the second time.
+fn same_files(before: &Sources, after: &Sources) -> Result<()> {
+    let (before, after) = (before.files().0, after.files().0);
+    match before.iter().zip(after).find(|(before, after)| before != after) {
+        None if before.len() == after.len() => Ok(()),
+        found => Err(Error::data(
+            Place::file(found.map_or("", |(before, _)| &before.file)),
+            "the file changed between two readings",
+            "convert files that nobody writes to",
+        )),
+    }
+}
+
+/// What a stretch gives: encoded rows by file, or what a survey notes of them, and what was counted.
+type Done = (Vec<(Target, EncodedBatch)>, Vec<Noted>, Counts);
 
 /// The steps that happen in the order of the input.
 #[derive(Debug, Default)]
@@ -228,12 +308,12 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
         let renamed = entered.map_err(Stopped::at(unit.number))?;
         if let Some(renamed) = renamed {
             let mut rest = sighted.into_iter();
-            for (piece, renamed) in parsed.pieces.iter().zip(renamed) {
+            for (piece, (number, renamed)) in parsed.pieces.iter().zip(renamed) {
                 let calls: Vec<_> = rest.by_ref().take(piece.calls.len()).collect();
                 let named = renamed.map(|name| Who { rollout_id: Some(name), ..piece.who.clone() });
                 let who = named.as_ref().unwrap_or(&piece.who);
                 let known = (piece.numbered, who.rollout_id.is_some());
-                let rollout = Rollout::new(who, calls, known, parsed.view());
+                let rollout = Rollout::new(who, number, calls, known, parsed.view());
                 shared.plan.rows(&rollout, &mut planned, &mut counts).map_err(Stopped::at(unit.number))?;
             }
         }
@@ -265,12 +345,12 @@ fn convert_spilled(shared: &Shared<'_>, replay: &Replay, gates: &Gates) -> std::
 }
 
 impl Shared<'_> {
-    /// Enters a stretch in the ledger. None: its calls were spilled; else the new names of its pieces' rollouts.
+    /// Enters a stretch in the ledger. None: its calls were spilled; else the numbers and new names of its rollouts.
     fn enter(
         &self,
         parsed: &Parsed<'_>,
         sighted: &mut [Sighted<'_>],
-    ) -> Result<Option<Vec<Option<crate::rows::Text>>>> {
+    ) -> Result<Option<Vec<(u32, Option<crate::rows::Text>)>>> {
         let mut ledger = lock(&self.ledger);
         let mut spill = lock(&self.spill);
         let options = &self.plan.options;
@@ -299,7 +379,7 @@ impl Shared<'_> {
             *spill = Some(Spill::new(&Output::folder(options)));
         }
         let Some(spill) = spill.as_mut() else {
-            return Ok(Some(parsed.pieces.iter().map(|piece| ledger.rollout(piece).1).collect()));
+            return Ok(Some(parsed.pieces.iter().map(|piece| ledger.rollout(piece)).collect()));
         };
         let mut at = 0;
         for piece in &parsed.pieces {
@@ -336,21 +416,29 @@ impl Shared<'_> {
         } else {
             settle(self.plan, &mut planned, &mut Copies::new(0), &mut counts);
         }
-        let mut encoded: Vec<(Option<usize>, EncodedBatch)> = Vec::new();
-        let used = if self.plan.options.output.is_some() {
-            batches(self.plan, planned, arena, |identity, batch| {
-                encoded.push((identity, encoder.encode(batch)?));
+        let noted = if self.surveys { Noted::all(&planned) } else { Vec::new() };
+        let mut encoded: Vec<(Target, EncodedBatch)> = Vec::new();
+        let used = if self.plan.options.output.is_some() && !self.surveys {
+            batches(self.plan, planned, arena, |target, batch| {
+                encoded.push((target, encoder.encode(batch)?));
                 Ok(())
             })?
         } else {
             arena
         };
-        gates.append.bring(number, (encoded, counts), |(encoded, counts)| {
+        gates.append.bring(number, (encoded, noted, counts), |(encoded, noted, counts)| {
             lock(&self.counts).add(counts);
-            let mut output = lock(&self.output);
-            for (identity, batch) in encoded {
-                self.progress.rows.fetch_add(batch.rows() as u64, Ordering::Relaxed);
-                output.append(&self.plan.identities, identity, batch)?;
+            match &mut *lock(&self.taker) {
+                Taker::Survey(survey) => {
+                    let ledger = lock(&self.ledger);
+                    survey.add(&self.plan.options, noted, |rollout| ledger.original(rollout));
+                }
+                Taker::Output(output) => {
+                    for (target, batch) in encoded {
+                        self.progress.rows.fetch_add(batch.rows() as u64, Ordering::Relaxed);
+                        output.append(&self.plan.identities, target, batch)?;
+                    }
+                }
             }
             Ok::<_, Error>(())
         })?;
@@ -403,12 +491,6 @@ fn judge(plan: &Plan, counts: &Counts, sources: &Sources) -> Result<()> {
         ));
     }
     judge_counts(plan, counts)?;
-    if let Some(expected) = options.expect_rows.filter(|expected| *expected != counts.rows) {
-        return Err(Error::check(
-            format!("{} rows, {expected} were expected", counts.rows),
-            "`tito check` with the same options says what is left out and why; nothing was written",
-        ));
-    }
     if counts.rows == 0 && options.expect_rows.is_none() {
         let first = counts.examples.values().flatten().next();
         let first = first.map_or(String::new(), |e| format!("; first {}: {}", e.place, e.message));
@@ -419,6 +501,17 @@ fn judge(plan: &Plan, counts: &Counts, sources: &Sources) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Fails when there are not as many rows as expected, on both sides together.
+fn judge_number(plan: &Plan, counts: &Counts) -> Result<()> {
+    match plan.options.expect_rows.filter(|expected| *expected != counts.rows) {
+        None => Ok(()),
+        Some(expected) => Err(Error::check(
+            format!("{} rows, {expected} were expected", counts.rows),
+            "`tito check` with the same options says what is left out and why; nothing was written",
+        )),
+    }
 }
 
 /// Fails on what the counts alone tell.
@@ -457,13 +550,17 @@ fn judge_counts(plan: &Plan, counts: &Counts) -> Result<()> {
             "look at a few with `tito show`; if the profile is the wrong one name the right one with --profile",
         ));
     }
-    for (rule, hits) in plan.rules.iter().zip(&counts.rule_hits) {
-        if *hits == 0 {
+    for (at, rule) in plan.rules.iter().enumerate() {
+        if counts.rules.get(at).is_none_or(|count| count.calls == 0) {
+            let side = if plan.weighing.divided().is_null() { "" } else { " of the training side" };
             return Err(Error::check(
-                format!("--upweight {:?} matches no row", rule.text),
+                format!("--upweight {:?} matches no row{side}", rule.text),
                 "see the report's turns and names with `tito check DUMP`",
             ));
         }
+    }
+    if counts.rows > 0 && counts.sides[Side::Train as usize].weight == 0.0 {
+        return Err(survey::weightless());
     }
     Ok(())
 }

@@ -76,6 +76,44 @@ policy! {
     }
 }
 policy! {
+    /// What gets the same total weight, however many ids it trains.
+    Normalize {
+        /// Nothing.
+        #[default]
+        None,
+        /// Each rollout.
+        Rollout,
+        /// Each task.
+        Task,
+    }
+}
+policy! {
+    /// What weights are multiplied by.
+    WeightScale {
+        /// Nothing; what makes the least weight 1 where normalised weights become copies.
+        #[default]
+        Auto,
+        /// What makes the least weight of a trained id 1.
+        #[serde(rename = "min-1")]
+        Min1,
+        /// What makes the mean weight of a trained id 1.
+        #[serde(rename = "mean-1")]
+        Mean1,
+    }
+}
+policy! {
+    /// What must not stand on both sides.
+    ValBy {
+        /// A task.
+        #[default]
+        Task,
+        /// What stands before the last `/` of a task.
+        Repo,
+        /// A rollout.
+        Rollout,
+    }
+}
+policy! {
     /// What becomes of an output that does not end in a stop id.
     Truncated {
         /// Left out, counted.
@@ -179,8 +217,16 @@ pub struct Options {
     pub upweight: Vec<String>,
     /// How weights are stated.
     pub upweight_as: UpweightAs,
-    /// Seed of the copies policy.
+    /// Seed of the copies policy and of the validation side.
     pub seed: u64,
+    /// What gets the same total weight.
+    pub normalize: Normalize,
+    /// What weights are multiplied by.
+    pub weight_scale: WeightScale,
+    /// Keys set apart: below 1 a share of them, else a number.
+    pub val: Option<f64>,
+    /// Keys of what.
+    pub val_by: ValBy,
     /// Truncated outputs.
     pub truncated: Truncated,
     /// Unterminated thinking.
@@ -226,6 +272,10 @@ impl Default for Options {
             upweight: Vec::new(),
             upweight_as: UpweightAs::Weight,
             seed: 0,
+            normalize: Normalize::None,
+            weight_scale: WeightScale::Auto,
+            val: None,
+            val_by: ValBy::Task,
             truncated: Truncated::Drop,
             unterminated: Unterminated::Drop,
             max_length: None,
@@ -294,7 +344,8 @@ impl Options {
         serde_json::json!({
             "think": self.think, "tail": self.tail, "rows": self.rows, "ambiguous": self.ambiguous,
             "upweight": self.upweight,
-            "upweight_as": self.upweight_as, "seed": self.seed, "truncated": self.truncated,
+            "upweight_as": self.upweight_as, "seed": self.seed, "normalize": self.normalize, "weight_scale": self.weight_scale,
+            "val": self.val, "val_by": self.val_by, "truncated": self.truncated,
             "unterminated": self.unterminated, "max_length": self.max_length, "overlong": self.overlong,
             "kind": self.kind, "bad": self.bad, "group_by": self.group_by, "columns": self.columns,
         })

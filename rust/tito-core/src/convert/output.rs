@@ -1,8 +1,10 @@
-//! Where rows go: one file (or set of shards) an identity, named only at the end, with a manifest beside it.
+//! Where rows go: one file (or set of shards) an identity and side, named only at the end, with a manifest beside it.
 
+use super::batch::Target;
 use super::identity::Identities;
 use super::options::Options;
 use super::report::{Counts, inputs_json};
+use super::survey::Side;
 use super::{Plan, versions};
 use crate::capture::Sources;
 use crate::error::{Error, Result};
@@ -17,8 +19,10 @@ pub(super) struct Output {
     path: Option<PathBuf>,
     to_stdout: bool,
     by_identity: bool,
+    /// Sides that there are.
+    sides: &'static [Side],
     options: WriteOptions,
-    sinks: Vec<(Option<usize>, Sink)>,
+    sinks: Vec<(Target, Sink)>,
 }
 
 impl Output {
@@ -34,17 +38,27 @@ impl Output {
         if to_stdout && !options.jsonl {
             return Err(Error::usage("parquet cannot go to standard output", "write to a file, or add --jsonl"));
         }
+        if to_stdout && options.val.is_some() {
+            return Err(Error::usage(
+                "--val writes a second file, and standard output is one",
+                "write to a file: the validation rows go beside it",
+            ));
+        }
         // What a link points to is written, not the link replaced.
         let path = options.output.as_ref().filter(|_| !to_stdout).map(PathBuf::from);
         let path = path.map(|path| if path.is_symlink() { path.canonicalize().unwrap_or(path) } else { path });
         if let Some(path) = &path {
-            check_target(path)?;
+            let sides = &Side::ALL[..if options.val.is_some() { 2 } else { 1 }];
+            for side in sides {
+                check_target(&named(path, None, *side))?;
+            }
             tempfile::tempfile_in(Self::folder(options)).map_err(Error::io("write", path.to_string_lossy()))?;
         }
         Ok(Self {
             path,
             to_stdout,
             by_identity: options.group_by == super::GroupBy::Identity,
+            sides: &Side::ALL[..if options.val.is_some() { 2 } else { 1 }],
             options: options.write_options(),
             sinks: Vec::new(),
         })
@@ -64,9 +78,9 @@ impl Output {
     /// Refuses to write over what is read.
     pub(super) fn spares(&self, identities: &Identities, sources: &Sources) -> Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
-        let known = identities.names().map(|name| named(path, Some(name)));
-        let all = [path.clone(), manifest_of(path), named(path, Some("unknown"))];
-        match all.into_iter().chain(known).find(|path| sources.holds_captures(path)) {
+        let names = || identities.names().map(Some).chain([None, Some("unknown")]);
+        let files = self.sides.iter().flat_map(|side| names().map(|name| named(path, name, *side)));
+        match [manifest_of(path)].into_iter().chain(files).find(|path| sources.holds_captures(path)) {
             None => Ok(()),
             Some(path) => Err(Error::usage(
                 format!("{} is an input and would be written over", path.display()),
@@ -78,7 +92,7 @@ impl Output {
     pub(super) fn append(
         &mut self,
         identities: &Identities,
-        identity: Option<usize>,
+        (identity, side): Target,
         batch: EncodedBatch,
     ) -> Result<()> {
         if self.to_stdout {
@@ -87,11 +101,12 @@ impl Output {
         }
         let Some(path) = &self.path else { return Ok(()) };
         let identity = identity.filter(|_| self.by_identity);
-        let at = match self.sinks.iter().position(|(known, _)| *known == identity) {
+        let target = (identity, side);
+        let at = match self.sinks.iter().position(|(known, _)| *known == target) {
             Some(at) => at,
             None => {
                 let name = self.by_identity.then(|| identities.name(identity));
-                self.sinks.push((identity, Sink::create(&named(path, name), &self.options)?));
+                self.sinks.push((target, Sink::create(&named(path, name, side), &self.options)?));
                 self.sinks.len() - 1
             }
         };
@@ -111,27 +126,33 @@ impl Output {
             "inputs": inputs_json(files),
             "passed_over": {"files": passed_over.len(), "first": passed_over.iter().take(3).collect::<Vec<_>>()},
             "inputs_repeated": repeated,
+            "weights": plan.weighing.told(),
+            "val": plan.weighing.divided(),
             "outputs": [],
         });
         report["profiles"] = profiles(plan, counts);
-        if let (true, Some(path)) = (self.sinks.is_empty(), &self.path) {
-            // No row was asked for and none came: the next stage still finds a file with the schema.
-            self.sinks.push((None, Sink::create(path, &self.options)?));
+        for side in self.sides {
+            if let (true, Some(path)) = (self.sinks.iter().all(|((_, s), _)| s != side), &self.path) {
+                // No row was asked for, or drawn, and none came: the next stage still finds a file with the schema.
+                self.sinks.push(((None, *side), Sink::create(&named(path, None, *side), &self.options)?));
+            }
         }
-        let mut finished = Vec::new();
-        for (identity, sink) in self.sinks {
+        let (mut finished, mut outputs) = (Vec::new(), Vec::new());
+        for ((identity, side), sink) in self.sinks {
             let profile = identity.or_else(|| single(plan, counts));
-            let key_values = key_values(plan, profile, &counted);
-            finished.push(sink.finish(&key_values)?);
-        }
-        let mut outputs = Vec::new();
-        for set in &finished {
+            let side = (self.sides.len() > 1).then(|| side.name());
+            let set = sink.finish(&key_values(plan, profile, side, &counted))?;
             for file in set.files() {
-                outputs.push(json!({
+                let mut output = json!({
                     "file": file.path().to_string_lossy(), "rows": file.rows, "ids": file.ids, "bytes": file.bytes,
                     "row_groups": file.row_groups,
-                }));
+                });
+                if let Some(side) = side {
+                    output["side"] = json!(side);
+                }
+                outputs.push(output);
             }
+            finished.push(set);
         }
         report["outputs"] = Value::Array(outputs);
         // The manifest is on disk before anything gets its name, so that a full disk leaves nothing.
@@ -171,7 +192,12 @@ fn profiles(plan: &Plan, counts: &Counts) -> Value {
 }
 
 /// The file's own account of itself.
-fn key_values(plan: &Plan, profile: Option<usize>, counted: &Value) -> Vec<(String, String)> {
+fn key_values(
+    plan: &Plan,
+    profile: Option<usize>,
+    side: Option<&'static str>,
+    counted: &Value,
+) -> Vec<(String, String)> {
     let profile = profile.map(|index| &plan.identities.get(index).profile);
     let text = |value: &Value| value.to_string();
     let mut pairs = vec![
@@ -181,6 +207,13 @@ fn key_values(plan: &Plan, profile: Option<usize>, counted: &Value) -> Vec<(Stri
         ("tito.policies", text(&plan.options.policies())),
         ("tito.counts", text(counted)),
     ];
+    if let Some(side) = side {
+        pairs.push(("tito.side", side.to_owned()));
+        pairs.push(("tito.val", text(plan.weighing.divided())));
+    }
+    if !plan.weighing.told().is_null() {
+        pairs.push(("tito.weights", text(plan.weighing.told())));
+    }
     if let Some(profile) = profile {
         // A profile that was found by how prompts begin and end is not proof of the tokenizer behind them.
         let source = if plan.options.profile.is_some() { "given" } else { "found" };
@@ -193,12 +226,16 @@ fn key_values(plan: &Plan, profile: Option<usize>, counted: &Value) -> Vec<(Stri
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// `rows.parquet` becomes `rows.qwen3.parquet`.
-fn named(path: &Path, identity: Option<&str>) -> PathBuf {
-    let Some(identity) = identity else { return path.to_owned() };
+/// `rows.parquet` becomes `rows.qwen3.parquet`, and on the validation side `rows.qwen3.val.parquet`.
+fn named(path: &Path, identity: Option<&str>, side: Side) -> PathBuf {
+    let side = (side == Side::Val).then(|| side.name());
+    let more: String = identity.into_iter().chain(side).map(|part| format!(".{part}")).collect();
+    if more.is_empty() {
+        return path.to_owned();
+    }
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let extension = path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
-    path.with_file_name(format!("{stem}.{identity}{extension}"))
+    path.with_file_name(format!("{stem}{more}{extension}"))
 }
 
 /// `rows.parquet` has `rows.parquet.manifest.json`.

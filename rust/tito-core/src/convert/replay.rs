@@ -53,6 +53,8 @@ pub(super) struct Large {
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) who: Who,
+    /// Which rollout of the input it is.
+    number: u32,
     pub(super) stored: Vec<Stored>,
     /// Turn and whether it is a retry, by call.
     numbers: Vec<(Option<i32>, bool)>,
@@ -60,7 +62,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    fn new(stored: Vec<Stored>) -> Self {
+    fn new(number: u32, stored: Vec<Stored>) -> Self {
         let mut who = Who::default();
         let mut latest = f64::NEG_INFINITY;
         for call in &stored {
@@ -68,7 +70,7 @@ impl Told {
             who.join(&call.who, started >= latest);
             latest = latest.max(started);
         }
-        let mut told = Self { who, stored, numbers: Vec::new(), order: Vec::new() };
+        let mut told = Self { who, number, stored, numbers: Vec::new(), order: Vec::new() };
         let mut sighted: Vec<_> = told.stored.iter().map(Stored::sighted).collect();
         let numbered = told.stored.iter().any(|call| call.numbered);
         let order = arrange(&mut sighted, numbered, told.who.rollout_id.is_some());
@@ -145,7 +147,8 @@ impl Replay {
         let mut counts = Counts::default();
         let calls = told.sighted();
         let mut reader = Reader::new(&self.shelf, entries.clone());
-        let woven = plan.weave(&Scope::new(&told.who, &calls), &calls, &told.order, &mut reader, &mut counts)?;
+        let woven =
+            plan.weave(&Scope::new(&told.who, told.number, &calls), &calls, &told.order, &mut reader, &mut counts)?;
         drop(calls);
         Ok((Large { entries, told, woven }, counts))
     }
@@ -169,7 +172,7 @@ impl Replay {
                 }
                 for told in &read {
                     plan.rows(
-                        &Rollout::arranged(&told.who, told.sighted(), &told.order, arena.view()),
+                        &Rollout::arranged(&told.who, told.number, told.sighted(), &told.order, arena.view()),
                         planned,
                         counts,
                     )?;
@@ -191,7 +194,7 @@ impl Replay {
                 let mut stored = large.told.stored.clone();
                 self.load(large.entries.clone(), |at| ends[at], |at| members[at], &mut stored, &mut arena)?;
                 let calls = large.told.numbered(&stored);
-                let scope = Scope::new(&large.told.who, &calls);
+                let scope = Scope::new(&large.told.who, large.told.number, &calls);
                 plan.assemble(&scope, &calls, &large.woven, items, arena.view(), planned, counts);
             }
         }
@@ -201,9 +204,10 @@ impl Replay {
     /// What is known of a rollout.
     fn told(&self, entries: Range<usize>) -> Result<Told> {
         let mut buffer = Vec::new();
+        let number = self.shelf.index.get(entries.start).map_or(0, |entry| entry.rollout);
         let stored: Result<Vec<_>> =
             self.shelf.index[entries].iter().map(|entry| self.shelf.facts(entry, &mut buffer)).collect();
-        Ok(Told::new(stored?))
+        Ok(Told::new(number, stored?))
     }
 
     /// Reads the ids of some calls of a rollout into an arena, and points the calls there; and the logprobs of these

@@ -1,6 +1,7 @@
 //! What a run counted. Everything here is summed in the order of the input, so that it is the same for any number of
 //! workers; it becomes the report on the screen, `--json`, the manifest and the file's metadata.
 
+use super::survey::Side;
 use crate::capture::{InputFile, Skip};
 use crate::error::Place;
 use crate::ids::think::ThinkCounts;
@@ -104,15 +105,40 @@ impl AddAssign for MergeCounts {
     }
 }
 
-/// Rows that train one turn.
+/// Rows that train one turn, one side, or what one rule is about.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct TurnCount {
-    /// Rows, copies included.
+    /// Rows, copies included; of calls, those that train them.
     pub rows: u64,
-    /// Sum of the rows' weights.
+    /// Sum of the calls' weights.
     pub weight: f64,
-    /// Sum over rows of weight times trained ids.
+    /// Sum over calls of weight times trained ids.
     pub weighted_ids: f64,
+}
+
+impl TurnCount {
+    fn call(&mut self, (copies, weight, trained): (u64, f32, u64)) {
+        let weight = f64::from(weight) * copies as f64;
+        self.weight += weight;
+        self.weighted_ids += weight * trained as f64;
+    }
+}
+
+impl AddAssign for TurnCount {
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.weight += other.weight;
+        self.weighted_ids += other.weighted_ids;
+    }
+}
+
+/// What a weight rule is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RuleCount {
+    /// Calls, whether or not they are drawn as copies.
+    pub calls: u64,
+    /// Their rows.
+    pub rows: TurnCount,
 }
 
 /// An example of a skip.
@@ -137,8 +163,6 @@ pub struct Counts {
     pub rows: u64,
     /// Of them copies.
     pub copies: u64,
-    /// Sum of the rows' weights.
-    pub weight: f64,
     /// By reason.
     pub skipped: BTreeMap<Skip, u64>,
     /// By reason.
@@ -149,7 +173,9 @@ pub struct Counts {
     pub think: ThinkStates,
     /// Merging.
     pub merge: MergeCounts,
-    /// By turn; -1 = the capture does not say.
+    /// Train and validation.
+    pub sides: [TurnCount; 2],
+    /// Of the training side by turn; -1 = the capture does not say.
     pub turns: BTreeMap<i32, TurnCount>,
     /// Length of each row (copies once).
     pub lengths: Vec<u32>,
@@ -163,8 +189,8 @@ pub struct Counts {
     pub repeated_ids: u64,
     /// Rows by identity.
     pub identities: BTreeMap<String, u64>,
-    /// Rows each weight rule was about.
-    pub rule_hits: Vec<u64>,
+    /// Of the training side by weight rule.
+    pub rules: Vec<RuleCount>,
 }
 
 impl Counts {
@@ -179,13 +205,29 @@ impl Counts {
         }
     }
 
-    /// Counts a call in a row.
-    pub fn call(&mut self, turn: Option<i32>, weight: f32, trained: u64) {
-        let slot = self.turns.entry(turn.map_or(-1, |t| t.min(LAST_TURN))).or_default();
-        slot.rows += 1;
-        slot.weight += f64::from(weight);
-        self.weight += f64::from(weight);
-        slot.weighted_ids += f64::from(weight) * trained as f64;
+    /// Counts a call in `copies` rows of that weight and so many trained ids. The rows of a side are counted apart:
+    /// several calls may share one.
+    pub fn call(&mut self, side: Side, turn: Option<i32>, call: (u64, f32, u64), matched: &[u32]) {
+        self.sides[side as usize].call(call);
+        if side == Side::Val {
+            return;
+        }
+        let add = |slot: &mut TurnCount| {
+            slot.rows += call.0;
+            slot.call(call);
+        };
+        add(self.turns.entry(turn.map_or(-1, |t| t.min(LAST_TURN))).or_default());
+        for rule in matched {
+            if let Some(rule) = self.rules.get_mut(*rule as usize) {
+                add(&mut rule.rows);
+            }
+        }
+    }
+
+    /// Sum of the weights of what is trained.
+    #[must_use]
+    pub fn weight(&self) -> f64 {
+        self.sides[Side::Train as usize].weight
     }
 
     /// Adds what the next stretch of input counted.
@@ -195,7 +237,6 @@ impl Counts {
         self.rollouts += other.rollouts;
         self.rows += other.rows;
         self.copies += other.copies;
-        self.weight += other.weight;
         for (reason, n) in other.skipped {
             *self.skipped.entry(reason).or_default() += n;
         }
@@ -214,10 +255,7 @@ impl Counts {
         t.markers += o.markers;
         self.merge += other.merge;
         for (turn, n) in other.turns {
-            let slot = self.turns.entry(turn).or_default();
-            slot.rows += n.rows;
-            slot.weight += n.weight;
-            slot.weighted_ids += n.weighted_ids;
+            *self.turns.entry(turn).or_default() += n;
         }
         self.lengths.extend(other.lengths);
         self.judged_by_id += other.judged_by_id;
@@ -227,9 +265,11 @@ impl Counts {
         for (name, n) in other.identities {
             *self.identities.entry(name).or_default() += n;
         }
-        self.rule_hits.resize(self.rule_hits.len().max(other.rule_hits.len()), 0);
-        for (sum, n) in self.rule_hits.iter_mut().zip(other.rule_hits) {
-            *sum += n;
+        self.sides.iter_mut().zip(other.sides).for_each(|(sum, n)| *sum += n);
+        self.rules.resize(self.rules.len().max(other.rules.len()), RuleCount::default());
+        for (sum, n) in self.rules.iter_mut().zip(other.rules) {
+            sum.calls += n.calls;
+            sum.rows += n.rows;
         }
     }
 
@@ -260,10 +300,17 @@ impl Counts {
                 json!({"turn": turn, "rows": n.rows, "weight": n.weight, "weighted_ids": n.weighted_ids})
             })
             .collect();
-        let hits: Vec<_> = rules.iter().zip(&self.rule_hits).map(|(r, n)| json!({"rule": r, "rows": n})).collect();
+        let rule = |(rule, n): (&String, &RuleCount)| {
+            let (weight, ids) = (n.rows.weight, n.rows.weighted_ids);
+            json!({"rule": rule, "rows": n.calls, "weight": weight, "weighted_ids": ids})
+        };
+        let hits: Vec<_> = rules.iter().zip(&self.rules).map(rule).collect();
+        let sides: serde_json::Map<_, _> =
+            Side::ALL.iter().map(|side| (side.name().to_owned(), json!(self.sides[*side as usize]))).collect();
         json!({
             "calls_seen": self.calls_seen, "calls_used": self.calls_used, "rollouts": self.rollouts,
-            "rows": self.rows, "copies": self.copies, "weight": self.weight,
+            "rows": self.rows, "copies": self.copies, "weight": self.weight(),
+            "sides": sides,
             "skipped": skipped, "bad": self.bad(), "examples": examples, "tokens": self.tokens, "think": self.think,
             "merge": self.merge, "turns": turns,
             "lengths": self.length_percentiles(),

@@ -16,23 +16,36 @@ use std::borrow::Cow;
 #[derive(Debug)]
 pub struct Rollout<'a> {
     who: &'a Who,
+    number: u32,
     calls: Vec<Sighted<'a>>,
     order: Cow<'a, [usize]>,
     arena: Ids<'a>,
 }
 
 impl<'a> Rollout<'a> {
-    /// Calls as the input has them. `numbered`: the format has numbered the turns; `known`: they are one rollout's, not
+    /// Calls as the input has them; `number` says which rollout of the input they are. `numbered`: the format has numbered the turns; `known`: they are one rollout's, not
     /// just calls that stand together.
     #[must_use]
-    pub fn new(who: &'a Who, mut calls: Vec<Sighted<'a>>, (numbered, known): (bool, bool), arena: Ids<'a>) -> Self {
+    pub fn new(
+        who: &'a Who,
+        number: u32,
+        mut calls: Vec<Sighted<'a>>,
+        (numbered, known): (bool, bool),
+        arena: Ids<'a>,
+    ) -> Self {
         let order = arrange(&mut calls, numbered, known);
-        Self { who, calls, order: order.into(), arena }
+        Self { who, number, calls, order: order.into(), arena }
     }
 
     /// The same of calls that are numbered and have their order.
-    pub(super) fn arranged(who: &'a Who, calls: Vec<Sighted<'a>>, order: &'a [usize], arena: Ids<'a>) -> Self {
-        Self { who, calls, order: order.into(), arena }
+    pub(super) fn arranged(
+        who: &'a Who,
+        number: u32,
+        calls: Vec<Sighted<'a>>,
+        order: &'a [usize],
+        arena: Ids<'a>,
+    ) -> Self {
+        Self { who, number, calls, order: order.into(), arena }
     }
 }
 
@@ -42,8 +55,8 @@ impl Plan {
     /// # Errors
     /// None today: the ids are in memory.
     pub fn rows(&self, rollout: &Rollout<'_>, planned: &mut Vec<Planned>, counts: &mut Counts) -> Result<()> {
-        let Rollout { who, calls, order, arena } = rollout;
-        let scope = Scope::new(who, calls);
+        let Rollout { who, number, calls, order, arena } = rollout;
+        let scope = Scope::new(who, *number, calls);
         let woven = self.weave(&scope, calls, order, &mut InMemory { calls, arena: *arena }, counts)?;
         self.assemble(&scope, calls, &woven, &woven.items, *arena, planned, counts);
         Ok(())
@@ -65,7 +78,7 @@ impl Plan {
             match item {
                 Item::Turn(call) => {
                     let (sighted, Some(verdict)) = (&calls[*call], &woven.verdicts[*call]) else { continue };
-                    match self.turn_row(scope, sighted, verdict, arena.prompts, counts) {
+                    match self.turn_row(scope, sighted, verdict, arena, counts) {
                         Ok(row) => planned.push(row),
                         Err(refusal) => refusal.count(sighted, counts),
                     }

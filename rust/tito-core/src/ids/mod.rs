@@ -6,6 +6,7 @@ mod markers;
 pub mod merge;
 pub mod pack;
 pub mod profile;
+pub mod select;
 pub mod think;
 pub mod turns;
 pub mod weight;

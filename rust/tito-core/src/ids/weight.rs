@@ -1,41 +1,18 @@
-//! Which rows weigh more: `SELECTOR:WEIGHT`, split at the last colon.
+//! Which rows weigh more: `SELECTOR:WEIGHT`, split at the last colon. Rules that match the same row multiply.
 //!
-//! Selectors are turns (`3`, `0-2` inclusive, `first`, `last`) or `key=value`; rules that match the same row multiply.
 //! The copies policy states the same weights as whole numbers of copies, drawn systematically so that the sum stays.
 
+use super::select::{Facts, KEYS, Selector};
 use crate::error::{Error, Result};
 
-/// What a selector may ask of a row, besides its turn.
-pub const KEYS: [&str; 7] = ["agent", "kind", "task", "pair", "rollout", "status", "attempt"];
-
 /// One rule.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Rule {
     /// As it was written.
     pub text: String,
-    selector: Selector,
+    /// What it is about.
+    pub selector: Selector,
     weight: f32,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Selector {
-    Turns(i32, i32),
-    First,
-    Last,
-    Key(usize, String),
-}
-
-/// What a row shows to the selectors.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Facts<'a> {
-    /// Turn of the row.
-    pub turn: Option<i32>,
-    /// First turn of its rollout.
-    pub first_turn: Option<i32>,
-    /// Last turn of its rollout, whether or not that turn gave a row.
-    pub last_turn: Option<i32>,
-    /// Values of [`KEYS`].
-    pub values: [Option<&'a str>; 7],
 }
 
 impl Rule {
@@ -45,9 +22,13 @@ impl Rule {
     /// `Usage`, naming what is wrong.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |what: String| {
+            let keys = KEYS.join(", ");
             Error::usage(
                 format!("--upweight {text:?}: {what}"),
-                format!("a rule is SELECTOR:WEIGHT, like 0-2:12, last:3 or agent=agent1:2 (keys: {})", KEYS.join(", ")),
+                format!(
+                    "a rule is SELECTOR:WEIGHT, like 0-2:12, last:3 or agent=agent1&0-2:2 (keys: {keys}, reward, tool, \
+                     match, note:NAME)"
+                ),
             )
         };
         let (selector, weight) = text.rsplit_once(':').ok_or_else(|| wrong("no colon".to_owned()))?;
@@ -55,44 +36,8 @@ impl Rule {
             Ok(weight) if f32::is_finite(weight) && weight >= 0.0 => weight,
             _ => return Err(wrong(format!("{weight:?} is no weight (a finite number, 0 or more)"))),
         };
-        let turn = |part: &str| {
-            part.parse::<u32>()
-                .ok()
-                .and_then(|n| i32::try_from(n).ok())
-                .ok_or_else(|| wrong(format!("{part:?} is no turn")))
-        };
-        let selector = match selector.trim() {
-            "first" => Selector::First,
-            "last" => Selector::Last,
-            named if named.contains('=') => {
-                let (key, value) = named.split_once('=').unwrap_or_default();
-                let key =
-                    KEYS.iter().position(|known| *known == key).ok_or_else(|| wrong(format!("unknown key {key:?}")))?;
-                Selector::Key(key, value.to_owned())
-            }
-            turns => match turns.split_once('-') {
-                Some((from, to)) => {
-                    let (from, to) = (turn(from)?, turn(to)?);
-                    if from > to {
-                        return Err(wrong(format!("turns {from}-{to} run backwards")));
-                    }
-                    Selector::Turns(from, to)
-                }
-                None => Selector::Turns(turn(turns)?, turn(turns)?),
-            },
-        };
+        let selector = Selector::parse(selector).map_err(wrong)?;
         Ok(Self { text: text.to_owned(), selector, weight })
-    }
-
-    /// Whether the rule is about this row.
-    #[must_use]
-    pub fn matches(&self, facts: &Facts<'_>) -> bool {
-        match &self.selector {
-            Selector::Turns(from, to) => facts.turn.is_some_and(|turn| (*from..=*to).contains(&turn)),
-            Selector::First => facts.turn.is_some() && facts.turn == facts.first_turn,
-            Selector::Last => facts.turn.is_some() && facts.turn == facts.last_turn,
-            Selector::Key(key, value) => facts.values[*key] == Some(value),
-        }
     }
 }
 
@@ -114,15 +59,13 @@ pub fn check_product(rules: &[Rule]) -> Result<()> {
     ))
 }
 
-/// The row's weight; `hits` counts for each rule the rows it was about.
+/// The row's weight; the rules that are about it are appended to `matched`.
 #[must_use]
-pub fn weigh(rules: &[Rule], facts: &Facts<'_>, hits: &mut [u64]) -> f32 {
+pub fn weigh(rules: &[Rule], facts: &Facts<'_>, matched: &mut Vec<u32>) -> f32 {
     let mut weight = 1.0;
-    for (rule, hits) in rules.iter().zip(hits) {
-        if rule.matches(facts) {
-            *hits += 1;
-            weight *= rule.weight;
-        }
+    for (at, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.selector.matches(facts)) {
+        matched.push(at as u32);
+        weight *= rule.weight;
     }
     weight
 }
@@ -164,7 +107,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn at(turn: i32) -> Facts<'static> {
-        Facts { turn: Some(turn), first_turn: Some(0), last_turn: Some(9), values: [Some("agent1"); 7] }
+        Facts {
+            turn: Some(turn),
+            first_turn: Some(0),
+            last_turn: Some(9),
+            values: [Some("agent1"); 7],
+            ..Facts::default()
+        }
     }
 
     #[test]
@@ -176,13 +125,18 @@ mod tests {
             ("first:2", 0, 2.0),
             ("last:2", 9, 2.0),
             ("agent=agent1:4", 5, 4.0),
+            ("agent=agent1&0-2:4", 2, 4.0),
+            ("agent=agent1&0-2:4", 3, 1.0),
             ("task=a:b:4", 5, 1.0),
         ] {
             let rules = [Rule::parse(rule).unwrap()];
-            assert_eq!(weigh(&rules, &at(turn), &mut [0]), expected, "{rule}");
+            assert_eq!(weigh(&rules, &at(turn), &mut Vec::new()), expected, "{rule}");
         }
         let both = [Rule::parse("0-2:3").unwrap(), Rule::parse("first:2").unwrap()];
-        assert_eq!(weigh(&both, &at(0), &mut [0, 0]), 6.0);
+        let mut matched = Vec::new();
+        assert_eq!(weigh(&both, &at(0), &mut matched), 6.0);
+        assert_eq!(weigh(&both, &at(1), &mut matched), 3.0);
+        assert_eq!(matched, [0, 1, 0]);
     }
 
     #[test]
@@ -193,7 +147,15 @@ mod tests {
             ("0:-1", "--upweight \"0:-1\": \"-1\" is no weight (a finite number, 0 or more)"),
             ("0:NaN", "--upweight \"0:NaN\": \"NaN\" is no weight (a finite number, 0 or more)"),
             ("2-0:3", "--upweight \"2-0:3\": turns 2-0 run backwards"),
-            ("tool=x:2", "--upweight \"tool=x:2\": unknown key \"tool\""),
+            ("tol=x:2", "--upweight \"tol=x:2\": unknown key \"tol\""),
+            ("tool=:2", "--upweight \"tool=:2\": no name of a tool"),
+            ("match=a:2", "--upweight \"match=a:2\": \"a\" is no /REGEX/"),
+            ("match=/(/:2", "--upweight \"match=/(/:2\": /(/: unclosed group"),
+            ("reward=x:2", "--upweight \"reward=x:2\": \"x\" is no reward"),
+            ("reward=nan:2", "--upweight \"reward=nan:2\": \"nan\" is no reward"),
+            ("reward=1..0:2", "--upweight \"reward=1..0:2\": rewards 1..0 run backwards"),
+            ("agent=a&x:2", "--upweight \"agent=a&x:2\": \"x\" is no turn"),
+            ("note:a:2", "--upweight \"note:a:2\": \"note:a\" is no turn"),
             ("x:2", "--upweight \"x:2\": \"x\" is no turn"),
             ("-1:2", "--upweight \"-1:2\": \"\" is no turn"),
         ] {
