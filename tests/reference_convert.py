@@ -1,9 +1,9 @@
 """The whole conversion, written slowly in plain Python: what `tests/reference.py` is for the think rules.
 
 `convert(files, options, profiles)` takes (name, bytes) pairs and gives {"rows", "val", "skipped", "tokens",
-"calls_seen", "calls_used"}. Python's own JSON reader reads everything, every prompt is a list, and nothing is remembered between
-two prompts. Where the run would fail as a whole (two tokenizers, a rule that matches nothing) the twin does not care:
-it says what rows there would be under `bad: skip`. Options are those of `_core.defaults_json()`.
+"calls_seen", "calls_used"}. Python's own JSON reader reads everything, every prompt is a list, and nothing is
+remembered between two prompts. Where the run would fail as a whole (two tokenizers, a rule that matches nothing) the
+twin does not care: it says what rows there would be under `bad: skip`. Options are those of `_core.defaults_json()`.
 """
 
 import json

@@ -1,8 +1,9 @@
 """What weights mean over a whole data set, in fractions: the twin of normalisation, scale and the validation side.
 
 `settle(entries, options)` takes one dict a call that gives a row, with the keys `rollout` (any value that tells
-rollouts apart), `task`, `name`, `weight` (what the rules say) and `trained` (ids with loss); it sets `side` and the final
-`weight`. Where the core fails a run as a whole (too few keys, nothing that weighs anything) so does this, with `ValueError`.
+rollouts apart), `task`, `name`, `weight` (what the rules say) and `trained` (ids with loss); it sets `side` and the
+final `weight`. Where the core fails a run as a whole (too few keys, nothing that weighs anything) so does this, with
+`ValueError`.
 """
 
 import hashlib

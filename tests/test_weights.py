@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import dumps
+import made_tokenizers
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -319,6 +320,64 @@ def test_selectors(tmp_path, rule, weights):
 def test_commas_of_an_expression_do_not_end_a_rule():
     rules = tito.Policies(upweight=r"match=/a,b\/,c/&0-1:2, last:3").upweight
     assert rules == (r"match=/a,b\/,c/&0-1:2", "last:3")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """A folder with Qwen3's, and what encodes with it."""
+    made = made_tokenizers.qwen("qwen3")
+    folder = tmp_path_factory.mktemp("qwen3")
+    made.save(str(folder / "tokenizer.json"))
+    return folder, lambda text: made.encode(text, add_special_tokens=False).ids
+
+
+SAID = [
+    "<think>\nbash? A plan: wait\n</think>\n\nHello<|im_end|>",
+    'Plan: look.\n<tool_call>\n{"name": "bash", "arguments": {"command": "ls a,b"}}\n</tool_call><|im_end|>',
+    'I call <tool_call>\n{"name": "write", "arguments": {"name": "bash"}}\n</tool_call><|im_end|>',
+    "naïve 漢字<|im_end|>",
+]
+
+
+@pytest.mark.parametrize("rows", ["turn", "merged"])
+@pytest.mark.parametrize(
+    ("rule", "think", "weights"),
+    [
+        ("tool=bash:2", "keep", [1, 2, 1, 1]),
+        ("tool=write:2", "strip", [1, 1, 2, 1]),
+        ("match=/(?i)plan:/:2", "keep", [2, 2, 1, 1]),
+        ("match=/(?i)plan:/:2", "strip", [1, 2, 1, 1]),
+        ("match=/(?i)plan:/:2", "mask", [1, 2, 1, 1]),
+        ("match=/ls a,b/:2", "keep", [1, 2, 1, 1]),
+        ("match=/^naïve 漢.<\\|im_end\\|>$/:2", "keep", [1, 1, 1, 2]),
+        (r"match=/<\/tool_call>/&1:2", "keep", [1, 2, 1, 1]),
+    ],
+)
+def test_rules_about_text(tmp_path, tokenizer, rows, rule, think, weights):
+    folder, encode = tokenizer
+    prompt, lines = list(dumps.PROMPT), []
+    for turn, said in enumerate(SAID):
+        lines.append(dumps.line(turn, prompt_ids=prompt, output=encode(said)))
+        prompt = [*prompt, *encode(said), 198, *dumps.PROMPT]
+    dump = dumps.write(tmp_path / "d.jsonl", *lines)
+    policies = tito.Policies(upweight=rule, think=think, rows=rows)
+    tito.convert(dump, tmp_path / "o.parquet", policies=policies, tokenizer=folder)
+    made = runs.read_rows(tmp_path / "o.parquet")
+    found = {}
+    for row in made:
+        if row["calls"] is None:
+            found[row["turn"]] = row["weight"]
+            continue
+        for call in row["calls"]:
+            [found[call["turn"]]] = {w for s, e, w in row["loss_spans"] if call["start"] <= s and e <= call["end"]}
+    assert [found[turn] for turn in range(len(SAID))] == weights
+    assert rows == "turn" or think != "keep" or len(made) == 1
+
+
+def test_rules_about_text_need_a_tokenizer(tmp_path):
+    message, hint = refused(tmp_path, UsageError, TWO, upweight=["0-9:2", "0-3&tool=bash:2"])
+    assert message == '--upweight "0-3&tool=bash:2" reads the text of outputs, which needs a tokenizer'
+    assert hint == "name its folder with --tokenizer"
 
 
 def test_shares_are_told_by_rule_and_by_side(tmp_path, capsys):

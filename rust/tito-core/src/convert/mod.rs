@@ -216,6 +216,9 @@ fn same_files(before: &Sources, after: &Sources) -> Result<()> {
 /// What a stretch gives: encoded rows by file, or what a survey notes of them, and what was counted.
 type Done = (Vec<(Target, EncodedBatch)>, Vec<Noted>, Counts);
 
+/// A rollout's number, and its new name where another has the one it goes by.
+type Named = (u32, Option<crate::rows::Text>);
+
 /// The steps that happen in the order of the input.
 #[derive(Debug, Default)]
 struct Gates {
@@ -346,11 +349,7 @@ fn convert_spilled(shared: &Shared<'_>, replay: &Replay, gates: &Gates) -> std::
 
 impl Shared<'_> {
     /// Enters a stretch in the ledger. None: its calls were spilled; else the numbers and new names of its rollouts.
-    fn enter(
-        &self,
-        parsed: &Parsed<'_>,
-        sighted: &mut [Sighted<'_>],
-    ) -> Result<Option<Vec<(u32, Option<crate::rows::Text>)>>> {
+    fn enter(&self, parsed: &Parsed<'_>, sighted: &mut [Sighted<'_>]) -> Result<Option<Vec<Named>>> {
         let mut ledger = lock(&self.ledger);
         let mut spill = lock(&self.spill);
         let options = &self.plan.options;
