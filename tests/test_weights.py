@@ -552,6 +552,16 @@ def test_a_second_file_has_no_place_on_standard_output(tmp_path):
     assert caught.value.hint == "write to a file: the validation rows go beside it"
 
 
+def test_a_second_file_is_not_exported(tmp_path, capsys):
+    dump = dumps.write(tmp_path / "d.jsonl", *TWO)
+    assert main(["convert", str(dump), "--format", "trl", "-o", str(tmp_path / "o.parquet"), "--val", "0.5"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --val writes a second file of rows, and --format trl writes one\n"
+        "hint: make rows first, with --val and without --format, then export rows.parquet and rows.val.parquet\n"
+    )
+    assert runs.left_behind(tmp_path) == ["d.jsonl"]
+
+
 def test_a_rule_about_the_validation_side_alone(tmp_path):
     apart = reference_weights.keys_apart({"t0", "t1"}, 1, 0)
     message, _ = refused(tmp_path, DataError, TWO, val=1, upweight=[f"task={apart.pop()}:2"])

@@ -117,6 +117,11 @@ def _refuse(names: set[str], why: str, hint: str) -> None:
 def _run_captures(args: argparse.Namespace) -> int:
     from tito.export.captures import export_captures
 
+    if args.val is not None:
+        raise with_hint(
+            UsageError(f"--val writes a second file of rows, and --format {args.format} writes one"),
+            "make rows first, with --val and without --format, then export rows.parquet and rows.val.parquet",
+        )
     # Rows over the limit were met in converting.
     options = {**_options(args), "max_length": None, "overlong": "error"}
     with bar(args.quiet) as progress:
