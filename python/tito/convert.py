@@ -45,8 +45,8 @@ def convert(
     `inputs` are files, folders, globs or `-` (standard input). `output` is one file, or with `shard_bytes` or
     `shard_tokens` the name that numbered shards are made from (`rows-00000.parquet`); a manifest is written beside it.
     Shards by tokens (ids of prompts and outputs) are an eighth of that size from it at most, or a row.
-    `jsonl` writes JSON lines in place of parquet; None asks the name of `output`. `tokenizer` is a model's folder or its
-    `tokenizer.json`, for policies that are about text; it is loaded only if it is given, and must be the profile's.
+    `jsonl` writes JSON lines in place of parquet; None asks the name of `output`. `tokenizer` is a model's folder or
+    its `tokenizer.json`, for policies that are about text; it is loaded only if given, and must be the profile's.
     `workers` is a number of threads, 0 all cores; the bytes written are the same for any number. `progress` is called
     about ten times a second from the calling thread; what it raises stops the run and comes through, though the output
     may stand already when it raises at the very end.

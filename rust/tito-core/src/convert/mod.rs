@@ -11,6 +11,7 @@ mod build;
 mod decide;
 mod expand;
 mod identity;
+mod judge;
 mod ledger;
 mod merged;
 mod options;
@@ -37,11 +38,12 @@ pub use rollout::Rollout;
 pub use sight::{Digest, Sighted, arrange, sight};
 pub use survey::{Side, Weighing};
 
-use crate::capture::{Lost, Parsed, Skip, Sources, Unit, Who, parse};
+use crate::capture::{Lost, Parsed, Sources, Unit, Who, parse};
 use crate::error::{Error, Place, Result};
 use crate::ids::weight::Copies;
 use crate::json::IdReader;
 use crate::rows::{EncodedBatch, Encoder};
+use judge::{judge, judge_counts, judge_number, same_files};
 use ledger::Ledger;
 use order::{BreakOffOnPanic, InOrder, Turnstile};
 use output::Output;
@@ -196,19 +198,6 @@ fn read_twice(option: &str, sources: &Sources) -> Result<()> {
         Some(name) => Err(Error::usage(
             format!("{option} reads its input twice, and {name} can be read only once"),
             "write it to a file first, like `cat > dump.jsonl`, and convert that",
-        )),
-    }
-}
-
-/// Refuses files that were others the second time.
-fn same_files(before: &Sources, after: &Sources) -> Result<()> {
-    let (before, after) = (before.files().0, after.files().0);
-    match before.iter().zip(after).find(|(before, after)| before != after) {
-        None if before.len() == after.len() => Ok(()),
-        found => Err(Error::data(
-            Place::file(found.map_or("", |(before, _)| &before.file)),
-            "the file changed between two readings",
-            "convert files that nobody writes to",
         )),
     }
 }
@@ -476,92 +465,6 @@ fn unknown_tokenizer(call: &Sighted<'_>, option: &str, prompt: &[crate::ids::Id]
             "name it with --profile TOKENIZER_DIR (or a file made by `tito profile`); --think keep needs none",
         ),
     }
-}
-
-/// Fails a run whose data is bad, whose rule fired nowhere or whose rows are not what was asked for.
-fn judge(plan: &Plan, counts: &Counts, sources: &Sources) -> Result<()> {
-    let options = &plan.options;
-    if counts.calls_seen == 0 {
-        let named = options.inputs.join(", ");
-        let files = sources.files().0.len();
-        return Err(Error::check(
-            format!("no captures in {named} ({files} files looked at)"),
-            "name files or folders that hold captures; `tito convert --help` lists the formats",
-        ));
-    }
-    judge_counts(plan, counts)?;
-    if counts.rows == 0 && options.expect_rows.is_none() {
-        let first = counts.examples.values().flatten().next();
-        let first = first.map_or(String::new(), |e| format!("; first {}: {}", e.place, e.message));
-        let names: Vec<_> = counts.skipped.iter().map(|(reason, n)| format!("{} {n}", reason.name())).collect();
-        return Err(Error::check(
-            format!("no row is left of {} calls (skipped: {}){first}", counts.calls_seen, names.join(", ")),
-            "choose other policies, or --expect-rows 0 if that is right",
-        ));
-    }
-    Ok(())
-}
-
-/// Fails when there are not as many rows as expected, on both sides together.
-fn judge_number(plan: &Plan, counts: &Counts) -> Result<()> {
-    match plan.options.expect_rows.filter(|expected| *expected != counts.rows) {
-        None => Ok(()),
-        Some(expected) => Err(Error::check(
-            format!("{} rows, {expected} were expected", counts.rows),
-            "`tito check` with the same options says what is left out and why; nothing was written",
-        )),
-    }
-}
-
-/// Fails on what the counts alone tell.
-fn judge_counts(plan: &Plan, counts: &Counts) -> Result<()> {
-    let options = &plan.options;
-    let first = |reason: &Skip| counts.examples.get(reason).and_then(|list| list.first());
-    if counts.bad() > 0 && options.bad == OnBad::Error {
-        let of = |reason: &Skip| counts.skipped.get(reason).copied().unwrap_or(0);
-        let bad = Skip::ALL.iter().filter(|reason| reason.is_bad() && of(reason) > 0);
-        let names: Vec<_> = bad.clone().map(|reason| format!("{} {}", reason.name(), of(reason))).collect();
-        if let Some(example) = bad.clone().find_map(first) {
-            return Err(Error::data(
-                example.place.clone(),
-                format!("{} (bad calls: {})", example.message, names.join(", ")),
-                "mend the capture, or leave bad calls out, counted, with --bad skip",
-            ));
-        }
-    }
-    if options.overlong == Overlong::Error
-        && let (Some(n), Some(example)) = (counts.skipped.get(&Skip::Overlong), first(&Skip::Overlong))
-    {
-        return Err(Error::data(
-            example.place.clone(),
-            format!("{} (rows over the limit: {n})", example.message),
-            "raise --max-length, or choose --overlong drop or trim-prompt",
-        ));
-    }
-    let think = &counts.think;
-    if options.think != Think::Keep && think.outputs.stripped == 0 && think.history_stripped == 0 && think.markers > 0 {
-        return Err(Error::check(
-            format!(
-                "--think fired nowhere although think markers are there: {} of {} outputs hold one or start inside one \
-                 (unterminated {}, odd {})",
-                think.markers, think.outputs.seen, think.outputs.unterminated, think.outputs.odd
-            ),
-            "look at a few with `tito show`; if the profile is the wrong one name the right one with --profile",
-        ));
-    }
-    for (at, rule) in plan.rules.iter().enumerate() {
-        if counts.rules.get(at).is_none_or(|count| count.calls == 0) {
-            let side = if plan.weighing.divided().is_null() { "" } else { " of the training side" };
-            return Err(Error::check(
-                format!("--upweight {:?} matches no row{side}", rule.text),
-                "see the report's turns and names with `tito check DUMP`",
-            ));
-        }
-    }
-    if counts.rows > 0 && counts.sides[Side::Train as usize].weight == 0.0 {
-        return Err(survey::weightless());
-    }
-    Ok(())
 }
 
 /// The report's head: what made it.
