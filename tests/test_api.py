@@ -29,10 +29,10 @@ SIGNATURES = {
     "Row": "(*, input_ids, output_ids, loss_spans, calls, weight, rollout_id, task_id, pair_id, agent, call_id, "
     "kind, status, attempt, turn, reward, source, capture_format, capture_file, capture_record, "
     "capture_hash, flags, loss_mask, loss_weights, labels, output_logprobs)",
-    "check": "(inputs, *, policies, profile, from_format, expect_rows, workers, progress)",
-    "convert": "(inputs, output, *, policies, profile, from_format, expect_rows, jsonl, shard_bytes, "
+    "check": "(inputs, *, policies, profile, tokenizer, from_format, expect_rows, workers, progress)",
+    "convert": "(inputs, output, *, policies, profile, tokenizer, from_format, expect_rows, jsonl, shard_bytes, "
     "shard_tokens, workers, progress)",
-    "expand_turns": "(calls, *, policies, profile)",
+    "expand_turns": "(calls, *, policies, profile, tokenizer)",
     "export": "(rows, out, *, format, weights, seed, max_length, overlong, pack, expect_rows)",
     "find_think": "(ids, /, *, prompt, opened, profile)",
     "labels": "(input_ids, output_ids, loss_spans)",
