@@ -209,7 +209,7 @@ def test_a_tokenizer_must_be_the_profile_s(tmp_path):
         tito.convert(capture, tmp_path / "o.parquet", tokenizer=tmp_path)
     ours, theirs = tito.Profile.named("qwen3.5").tokenizer_hash, tito.Profile.named("qwen3").tokenizer_hash
     assert str(caught.value) == (
-        f"{capture}: record 1: --tokenizer {tmp_path} is not the tokenizer of these ids: its hash is {ours}, "
+        f"{capture}: record 1, turn 0: --tokenizer {tmp_path} is not the tokenizer of these ids: its hash is {ours}, "
         f"that of profile qwen3 is {theirs}"
     )
     assert caught.value.hint == (
