@@ -16,7 +16,7 @@ def test_policies_are_the_core_s():
     defaults = json.loads(_core.defaults_json())
     policies = json.loads(tito.Policies().to_json())
     assert policies == {name: defaults[name] for name in policies}
-    elsewhere = {"inputs", "output", "from", "profile", "tokenizer", "workers", "expect_rows", "jsonl"}
+    elsewhere = {"inputs", "output", "from", "profile", "tokenizer", "prove_think", "workers", "expect_rows", "jsonl"}
     elsewhere |= {"shard_bytes", "shard_tokens"}
     assert set(defaults) - set(policies) == elsewhere
 

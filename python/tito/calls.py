@@ -15,6 +15,7 @@ from enum import IntFlag
 from functools import cache
 from math import isfinite
 from operator import index
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from tito.errors import UsageError, with_hint
@@ -240,6 +241,15 @@ def _hash(value: str | bytes) -> bytes:
     return bytes.fromhex(value) if isinstance(value, str) else value
 
 
+def _text_of(name: str, value: str | Path | None) -> str | None:
+    if not isinstance(value, Path):
+        return value
+    try:
+        return value.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise with_hint(UsageError(f"{name}: {value}: not UTF-8 text: {error}"), "name a text file") from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """Every choice that decides which rows come out, with its default; the command line spells them alike.
@@ -276,13 +286,20 @@ class Policies:
       when `think` is not `keep`.
     - `max_length`, `overlong`: a row of more ids than that fails the run (`error`), is left out (`drop`), or loses its
       prompt's oldest turns (`trim-prompt`).
+    - `drop_section`: a text that leaves the prompts of calls, as ids, with the white space that joined it: what a
+      harness without it would have rendered. It must stand in some prompt word for word; what an engine sampled is
+      never touched. Needs `tokenizer=`.
+    - `leak_scan`: a text of which no row may hold `leak_ngram` words in a row, whatever their case and punctuation;
+      runs that `leak_ignore` (the default prompt) has too are no leaks. A row that does fails the run (`leaks="error"`)
+      or is left out (`drop`). Needs `tokenizer=`.
     - `kind`: kinds of calls that give rows.
     - `bad`: bad data fails the run when all is read (`error`), or is left out and counted (`skip`).
     - `group_by`: two tokenizers in one dump are refused (`none`), or get a file each (`identity`).
     - `columns`: `loss_mask`, `loss_weights`, `labels`, `output_logprobs`.
 
-    `upweight`, `kind` and `columns` also take one text with commas. Raises `UsageError` for a word that is no choice;
-    rules of `upweight` are read by the core when they are used.
+    `upweight`, `kind` and `columns` also take one text with commas, and the texts also a `Path` to a file that holds
+    them; the text itself travels with the rows, so that they can be made again. Raises `UsageError` for a word that is
+    no choice and a file that is not UTF-8; rules of `upweight` are read by the core when they are used.
 
     >>> Policies(think="strip", upweight="0-2:12,last:2").upweight
     ('0-2:12', 'last:2')
@@ -318,6 +335,16 @@ class Policies:
     """Most ids of a row."""
     overlong: Literal["error", "drop", "trim-prompt"] = "error"
     """Rows over that."""
+    drop_section: str | Path | None = None
+    """A text that leaves prompts."""
+    leak_scan: str | Path | None = None
+    """A text that no row may hold a run of words of."""
+    leak_ngram: int = 8
+    """Words of such a run; a shorter text is one run."""
+    leak_ignore: str | Path | None = None
+    """A text whose runs of words are no leaks."""
+    leaks: Literal["error", "drop"] = "error"
+    """Rows that leak fail the run, or are left out and counted."""
     kind: Sequence[str] = ("solver", "summariser")
     """Kinds of calls that give rows."""
     bad: Literal["error", "skip"] = "error"
@@ -332,6 +359,8 @@ class Policies:
             value = getattr(self, name)
             parts = [part.strip() for part in _RULE.findall(value)] if isinstance(value, str) else value
             object.__setattr__(self, name, tuple(part for part in parts if part))
+        for name in ("drop_section", "leak_scan", "leak_ignore"):
+            object.__setattr__(self, name, _text_of(name, getattr(self, name)))
         for name, allowed in _choices().items():
             value = getattr(self, name)
             for choice in value if isinstance(value, tuple) else (value,):

@@ -33,6 +33,7 @@ def convert(
     profile: Profile | str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     from_format: str | None = None,
+    prove_think: bool = False,
     expect_rows: int | None = None,
     jsonl: bool | None = None,
     shard_bytes: int | None = None,
@@ -46,10 +47,12 @@ def convert(
     `shard_tokens` the name that numbered shards are made from (`rows-00000.parquet`); a manifest is written beside it.
     Shards by tokens (ids of prompts and outputs) are an eighth of that size from it at most, or a row.
     `jsonl` writes JSON lines in place of parquet; None asks the name of `output`. `tokenizer` is a model's folder or
-    its `tokenizer.json`, for policies that are about text; it is loaded only if given, and must be the profile's.
-    `workers` is a number of threads, 0 all cores; the bytes written are the same for any number. `progress` is called
-    about ten times a second from the calling thread; what it raises stops the run and comes through, though the output
-    may stand already when it raises at the very end.
+    its `tokenizer.json`, for policies that are about text; it is loaded only if it is given, and must be the profile's.
+    `prove_think` compares each answer, without its thinking, with what the next prompt of its rollout shows of it (the
+    report's `prove_think`; with `tokenizer` also by text), and changes no row. `workers` is a number of threads, 0 all
+    cores; the bytes written are the same for any number. `progress` is called about ten times a second from the calling
+    thread; what it raises stops the run and comes through, though the output may stand already when it raises at the
+    very end.
 
     The output gets its name only when everything is written: after an error or Ctrl-C (`KeyboardInterrupt`) nothing
     stands under it that was not there before. A Ctrl-C that comes when all is written changes nothing.
@@ -62,7 +65,7 @@ def convert(
     (12, {'unterminated_think': 24}, ('rows.parquet',))
     """
     name = utf8_path(output)
-    options = _options(inputs, policies, profile, tokenizer, from_format, workers)
+    options = _options(inputs, policies, profile, tokenizer, from_format, workers, prove_think)
     options |= {
         "output": name,
         "expect_rows": expect_rows,
@@ -80,6 +83,7 @@ def check(
     profile: Profile | str | os.PathLike[str] | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     from_format: str | None = None,
+    prove_think: bool = False,
     expect_rows: int | None = None,
     workers: int = 0,
     progress: Callable[[Progress], None] | None = None,
@@ -92,7 +96,7 @@ def check(
     >>> check("calls.jsonl", policies=Policies(bad="skip")).bad
     0
     """
-    options = _options(inputs, policies, profile, tokenizer, from_format, workers)
+    options = _options(inputs, policies, profile, tokenizer, from_format, workers, prove_think)
     return _run({**options, "expect_rows": expect_rows}, progress)
 
 
@@ -103,6 +107,7 @@ def _options(
     tokenizer: str | os.PathLike[str] | None,
     from_format: str | None,
     workers: int,
+    prove_think: bool,
 ) -> dict[str, Any]:
     known = find_profile(profile)
     return {
@@ -111,6 +116,7 @@ def _options(
         "from": from_format,
         "profile": None if known is None else json.loads(known.to_json()),
         "tokenizer": None if tokenizer is None else utf8_path(tokenizer),
+        "prove_think": prove_think,
         "workers": workers,
     }
 

@@ -6,9 +6,11 @@ import argparse
 from contextlib import suppress
 from dataclasses import fields
 from math import inf
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from tito.calls import Policies
+from tito.errors import UsageError, with_hint
 
 __all__ = ["add_input_options", "add_policy_options", "count", "input_options", "policies"]
 
@@ -33,8 +35,14 @@ def add_input_options(parser: argparse.ArgumentParser, *, checks: bool = False) 
 
 def input_options(args: argparse.Namespace) -> dict[str, Any]:
     """The same as keywords of `tito.convert` and `tito.check`."""
-    names = ("profile", "tokenizer", "from_format", "workers")
-    return {name: getattr(args, name) for name in names}
+    tokenizer = args.tokenizer
+    if args.prove_think not in (None, "ids"):
+        if tokenizer not in (None, args.prove_think):
+            message = f"--prove-think {args.prove_think} and --tokenizer {tokenizer} are two tokenizers"
+            raise with_hint(UsageError(message), "name one; --prove-think ids takes that of --tokenizer")
+        tokenizer = args.prove_think
+    given = {"profile": args.profile, "from_format": args.from_format, "workers": args.workers}
+    return {**given, "tokenizer": tokenizer, "prove_think": args.prove_think is not None}
 
 
 def add_policy_options(parser: argparse.ArgumentParser) -> None:
@@ -70,10 +78,19 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
         "--val", type=_share, metavar="SHARE|N", help="keys whose rows go to a second file, OUT with .val, unweighted"
     )
     _choice(group, "val_by", "what never stands on both sides")
+    about = "compare answers without thinking with later prompts; ids: by ids alone, no tokenizer; changes no row"
+    group.add_argument("--prove-think", metavar="DIR|FILE|ids", help=about)
     _choice(group, "truncated", "outputs that end in no stop id")
     _choice(group, "unterminated", "outputs that never close thinking, unless thinking is kept")
     group.add_argument("--max-length", type=count, metavar="N", help="most ids of a row (default: no limit)")
     _choice(group, "overlong", "rows over that")
+    _text(group, "drop_section", "a text that leaves prompts, as ids, as if it had never been in them")
+    _text(group, "leak_scan", "a text that no row may hold a run of words of, in prompt, thinking or answer")
+    group.add_argument(
+        "--leak-ngram", type=count, default=_DEFAULTS.leak_ngram, metavar="N", help="words of such a run (default 8)"
+    )
+    _text(group, "leak_ignore", "a text whose runs of words are no leaks: the default prompt")
+    _choice(group, "leaks", "rows that leak fail the run, or are left out and counted")
     group.add_argument(
         "--kind",
         default=_DEFAULTS.kind,
@@ -111,6 +128,11 @@ def _share(text: str) -> float:
         if 0 < (number := float(text)) < inf:
             return number
     raise argparse.ArgumentTypeError(f"{text!r} is neither a share like 0.1 nor a number like 20")
+
+
+def _text(group: Any, name: str, about: str) -> None:
+    option = f"--{name.replace('_', '-')}"
+    group.add_argument(option, dest=name, type=Path, default=argparse.SUPPRESS, metavar="FILE", help=about)
 
 
 def count(text: str) -> int:

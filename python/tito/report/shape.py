@@ -12,6 +12,8 @@ __all__ = ["percent", "shape_text"]
 
 # More turns than this are told in groups of ten.
 _TURNS_ONE_BY_ONE = 12
+# Policies that are whole texts.
+_TEXTS = ("drop_section", "leak_scan", "leak_ignore")
 
 
 def shape_text(data: Mapping[str, Any]) -> str:
@@ -30,6 +32,8 @@ def shape_text(data: Mapping[str, Any]) -> str:
         _line("lengths", _lengths(counts["lengths"])),
         _line("truncated", _truncated(data)),
         *(_line("prompts", text) for text in _prompts(counts)),
+        *(_line("section", text) for text in _section(counts)),
+        *(_line("shown", text) for text in _proof(counts)),
         _line("policies", _policies(data["policies"])),
         _line("profile", _profile(data)),
         _line("input", _input(data)),
@@ -200,13 +204,44 @@ def _prompts(counts: Mapping[str, Any]) -> Iterable[str]:
         yield f"{_many(counts['prompts_changed'], 'prompt')} changed by a policy: not what the engine saw"
 
 
+def _section(counts: Mapping[str, Any]) -> Iterable[str]:
+    if not (cut := counts["section"]):
+        return
+    kinds = {
+        "pure": "with every id as captured",
+        "reencoded": "with ids made anew around the cut",
+        "unproven": "with ids that the tokenizer makes otherwise",
+        "whole": "as a whole",
+    }
+    how = "; ".join(f"{_many(cut[kind], 'message')} {words}" for kind, words in kinds.items() if cut[kind])
+    calls = cut["calls_with"] + cut["calls_without"]
+    yield f"stood in {cut['calls_with']:,} of {_many(calls, 'prompt')}, {_many(cut['sections'], 'time')}; cut: {how}"
+
+
+def _proof(counts: Mapping[str, Any]) -> Iterable[str]:
+    if (proof := counts["prove_think"]) is None:
+        return
+    shown = {kind.replace("_", " "): n for kind, n in proof["shown"].items()}
+    yield (
+        f"{_many(proof['compared'], 'answer')} in the next prompt: {_by_name(shown) or 'none'}; "
+        f"{proof['last']:,} with no next prompt, {proof['retried']:,} retried"
+    )
+    for kind, places in proof["examples"].items():
+        for place in places:
+            yield f"{kind.replace('_', ' ')}: {place}"
+
+
 def _policies(policies: Mapping[str, Any]) -> str:
     def value(v: Any) -> str:
         if v is None:
             return "none"
         return (",".join(map(str, v)) or "none") if isinstance(v, list) else str(v)
 
-    return " ".join(f"{name}={value(v)}" for name, v in policies.items())
+    def told(name: str, v: Any) -> str:
+        # A text of many lines would drown the rest; the whole of it stands in the file and the manifest.
+        return f"{name}=({len(v):,} characters)" if name in _TEXTS and v is not None else f"{name}={value(v)}"
+
+    return " ".join(told(name, v) for name, v in policies.items())
 
 
 def _profile(data: Mapping[str, Any]) -> str:

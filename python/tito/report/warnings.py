@@ -30,7 +30,8 @@ _MOST_SPREAD = 1000.0
 
 def find_warnings(data: Mapping[str, Any]) -> list[str]:
     """Each `name: sentence`, in a fixed order."""
-    return [warning for rule in (_balance, _spread, _sides, _think, _judgement, _amounts) for warning in rule(data)]
+    rules = (_balance, _spread, _sides, _think, _section, _judgement, _amounts)
+    return [warning for rule in rules for warning in rule(data)]
 
 
 def _balance(data: Mapping[str, Any]) -> Iterable[str]:
@@ -131,6 +132,23 @@ def _judgement(data: Mapping[str, Any]) -> Iterable[str]:
             f"repeated_ids: {counts['repeated_ids']:,} calls have the very ids of another call under another name; "
             "were captures copied into the dump twice?"
         )
+
+
+def _section(data: Mapping[str, Any]) -> Iterable[str]:
+    if not (cut := data["counts"]["section"]):
+        return
+    if cut["calls_without"]:
+        yield (
+            f"section_missing: {cut['calls_without']:,} prompts do not hold the section that --drop-section names and "
+            "were left as they are. Is it worded otherwise there? --leak-scan tells"
+        )
+    if cut["unproven"]:
+        yield (
+            f"section_unproven: {cut['unproven']:,} messages lost the section between ids, though their ids are not "
+            "those that the tokenizer makes of their text: nobody can tell what they would have been without it"
+        )
+    if not data["policies"]["leak_scan"]:
+        yield "not_scanned: answers may quote the section that left the prompts; --leak-scan FILE finds it"
 
 
 def _amounts(data: Mapping[str, Any]) -> Iterable[str]:

@@ -42,6 +42,8 @@ pub enum Skip {
     NoCapture,
     /// The output has no ids.
     EmptyOutput,
+    /// The section that was to leave the prompt cannot be cut from it.
+    SectionUncut,
     /// The output does not end in a stop id.
     Truncated,
     /// The output opens thinking and never closes it.
@@ -52,13 +54,15 @@ pub enum Skip {
     Ambiguous,
     /// The row is longer than the limit.
     Overlong,
+    /// The row holds what was to leave the prompts.
+    Leaked,
     /// The copies policy gave the row a fraction below one and the draw was zero.
     NotDrawn,
 }
 
 impl Skip {
     /// All reasons in their order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::TornRecord,
         Self::BadJson,
         Self::UnknownRecord,
@@ -73,11 +77,13 @@ impl Skip {
         Self::ParseError,
         Self::NoCapture,
         Self::EmptyOutput,
+        Self::SectionUncut,
         Self::Truncated,
         Self::UnterminatedThink,
         Self::EmptyAfterStrip,
         Self::Ambiguous,
         Self::Overlong,
+        Self::Leaked,
         Self::NotDrawn,
     ];
 
@@ -99,11 +105,13 @@ impl Skip {
             Self::ParseError => "parse_error",
             Self::NoCapture => "no_capture",
             Self::EmptyOutput => "empty_output",
+            Self::SectionUncut => "section_uncut",
             Self::Truncated => "truncated",
             Self::UnterminatedThink => "unterminated_think",
             Self::EmptyAfterStrip => "empty_after_strip",
             Self::Ambiguous => "ambiguous",
             Self::Overlong => "overlong",
+            Self::Leaked => "leaked",
             Self::NotDrawn => "not_drawn",
         }
     }
@@ -111,7 +119,7 @@ impl Skip {
     /// Whether the reason means that the data is bad, not that a policy left the call out.
     #[must_use]
     pub fn is_bad(self) -> bool {
-        self >= Self::BadJson && self <= Self::Contradiction
+        (self >= Self::BadJson && self <= Self::Contradiction) || self == Self::SectionUncut
     }
 }
 

@@ -3,8 +3,10 @@
 use super::batch::Ids;
 use super::decide::{Muted, Refusal, Verdict, kind_of};
 use super::identity::{Identities, Known};
+use super::leaks::LeakScan;
 use super::options::{Options, Overlong, Tail, Think, UpweightAs};
 use super::report::{Counts, Example, RuleCount, Tokens};
+use super::section::Sections;
 use super::sight::Sighted;
 use super::survey::{Side, Weighing};
 use crate::capture::{Skip, Who};
@@ -32,6 +34,10 @@ pub struct Plan {
     pub tokenizer: Option<Tokenizer>,
     /// What was found out about all rollouts, where a policy asks for it.
     pub weighing: Weighing,
+    /// What leaves prompts.
+    pub section: Option<Sections>,
+    /// What no row may hold.
+    pub leaks: Option<LeakScan>,
 }
 
 impl Plan {
@@ -70,7 +76,10 @@ impl Plan {
             ));
         }
         let tokenizer = options.tokenizer.as_ref().map(|path| Tokenizer::load(Path::new(path))).transpose()?;
-        Ok(Self { options, rules, identities, tokenizer, weighing: Weighing::default() })
+        let section = options.drop_section.as_ref();
+        let section = section.map(|text| Sections::new(text, tokenizer.as_ref())).transpose()?;
+        let leaks = LeakScan::new(&options, tokenizer.as_ref())?;
+        Ok(Self { options, rules, identities, tokenizer, weighing: Weighing::default(), section, leaks })
     }
 
     /// Refuses a call whose ids are not the tokenizer's.
@@ -326,6 +335,9 @@ impl Plan {
     /// What the policies change in a prompt.
     fn prompt_edits<'k>(&self, known: &'k Known, prompt: &[Id], counts: &mut Counts) -> Edits<'k> {
         let mut edits = Edits::default();
+        if let (Some(section), Some(tokenizer)) = (&self.section, &self.tokenizer) {
+            section.put(tokenizer, known, prompt, &[], &mut edits);
+        }
         if self.options.think == Think::StripAll {
             let (spans, seen) = known.rule.history_spans(prompt);
             counts.think.history_stripped += seen.stripped;

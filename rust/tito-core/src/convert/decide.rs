@@ -26,6 +26,10 @@ impl Refusal {
         Self { reason, position: None, message: message.into() }
     }
 
+    pub(super) fn at(reason: Skip, position: u64, message: String) -> Self {
+        Self { reason, position: Some(position), message }
+    }
+
     /// Counts the call as left out.
     pub(super) fn count(self, sighted: &Sighted<'_>, counts: &mut Counts) {
         let sampled = sighted.call.output.as_ref().map_or(0, |o| o.len() as u64);
@@ -145,6 +149,9 @@ impl Plan {
             if muted.is_none() {
                 return Err(Refusal::new(Skip::EmptyAfterStrip, "the output is nothing but thinking"));
             }
+        }
+        if let (Some(section), Some(tokenizer), Some(known)) = (&self.section, &self.tokenizer, known) {
+            section.judge(tokenizer, known, prompt, counts.section.get_or_insert_default())?;
         }
         let bit = |on: bool, bit: i32| if on { bit } else { 0 };
         let flags = bit(sighted.retried, flag::RETRIED)

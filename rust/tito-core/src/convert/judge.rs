@@ -1,9 +1,9 @@
 //! Whether a run that came to its end is one: what fails it as a whole.
 
-use super::Plan;
 use super::options::{OnBad, Overlong, Think};
 use super::report::Counts;
 use super::survey::{Side, weightless};
+use super::{Plan, leaks, section};
 use crate::capture::{Skip, Sources};
 use crate::error::{Error, Place, Result};
 
@@ -67,6 +67,8 @@ pub(super) fn judge_counts(plan: &Plan, counts: &Counts) -> Result<()> {
             "raise --max-length, or choose --overlong drop or trim-prompt",
         ));
     }
+    leaks::judge_counts(options, counts)?;
+    section::judge_counts(counts)?;
     let think = &counts.think;
     if options.think != Think::Keep && think.outputs.stripped == 0 && think.history_stripped == 0 && think.markers > 0 {
         return Err(Error::check(

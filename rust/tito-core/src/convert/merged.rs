@@ -26,6 +26,11 @@ impl<'a> Sequence<'a> {
         let Self { lineage, calls, verdicts } = *self;
         lineage.iter().filter_map(move |(at, trains)| Some((*at, *trains, &calls[*at], verdicts[*at].as_ref()?)))
     }
+
+    /// Where its calls' outputs stand.
+    fn samples(&self) -> Vec<Range<usize>> {
+        self.members().map(|(_, _, s, _)| s.digest.prompt as usize..s.digest.length()).collect()
+    }
 }
 
 impl Plan {
@@ -127,9 +132,12 @@ impl Plan {
             }
             if self.cuts() {
                 for span in &verdict.spans {
-                    edits.put(at + span.start..at + span.end, &[]);
+                    edits.put(at + span.start..at + span.end, &[] as &[Id]);
                 }
             }
+        }
+        if let (Some(section), Some(tokenizer)) = (&self.section, &self.tokenizer) {
+            section.put(tokenizer, known, prompt, &sequence.samples(), &mut edits);
         }
         if self.options.think == Think::StripAll {
             self.strip_the_rest(known, sequence, prompt, &mut edits, counts);
@@ -148,8 +156,7 @@ impl Plan {
     ) {
         let (spans, seen) = known.rule.history_spans(prompt);
         counts.think.history_left += seen.unterminated.max(seen.odd);
-        let samples: Vec<Range<usize>> =
-            sequence.members().map(|(_, _, s, _)| s.digest.prompt as usize..s.digest.length()).collect();
+        let samples = sequence.samples();
         let turns: Vec<Range<usize>> = known.rule.assistant_turns(prompt).collect();
         let with = self.history_form(known);
         for span in spans {

@@ -12,14 +12,17 @@ mod decide;
 mod expand;
 mod identity;
 mod judge;
+mod leaks;
 mod ledger;
 mod merged;
 mod options;
 mod order;
 mod output;
+mod prove;
 mod replay;
 mod report;
 mod rollout;
+mod section;
 mod sight;
 mod spill;
 mod survey;
@@ -29,12 +32,15 @@ pub use batch::{Arena, Ids, Target, batches};
 pub use build::{Plan, Planned, settle};
 pub use expand::{CallFacts, CallIds, expand};
 pub use identity::Identities;
+pub use leaks::LeakScan;
 pub use options::{
-    Ambiguous, Column, GroupBy, Normalize, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated,
+    Ambiguous, Column, GroupBy, Leaks, Normalize, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated,
     UpweightAs, ValBy, WeightScale,
 };
+pub use prove::{Proof, Shown};
 pub use report::{Counts, Example, MergeCounts, RuleCount, ThinkStates, Tokens, TurnCount};
 pub use rollout::Rollout;
+pub use section::{SectionCounts, Sections};
 pub use sight::{Digest, Sighted, arrange, sight};
 pub use survey::{Side, Weighing};
 

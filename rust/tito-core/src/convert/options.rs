@@ -148,6 +148,16 @@ policy! {
     }
 }
 policy! {
+    /// What becomes of a row that holds the removed text.
+    Leaks {
+        /// The run fails once all input is read.
+        #[default]
+        Error,
+        /// Left out, counted.
+        Drop,
+    }
+}
+policy! {
     /// What becomes of bad data.
     OnBad {
         /// The run fails once all input is read, naming the first and counting all.
@@ -235,10 +245,22 @@ pub struct Options {
     pub max_length: Option<usize>,
     /// Rows over that.
     pub overlong: Overlong,
+    /// A text that leaves the messages of prompts.
+    pub drop_section: Option<String>,
+    /// A text that no row may hold.
+    pub leak_scan: Option<String>,
+    /// Words in a row that make a leak.
+    pub leak_ngram: usize,
+    /// A text whose runs of words are no leaks.
+    pub leak_ignore: Option<String>,
+    /// Rows that leak.
+    pub leaks: Leaks,
     /// Profile; none = found among the built-in ones.
     pub profile: Option<Profile>,
     /// A folder with a `tokenizer.json`, or the file, for policies that are about text.
     pub tokenizer: Option<String>,
+    /// Whether answers are compared with what later prompts show of them; changes no row.
+    pub prove_think: bool,
     /// Kinds of calls that give rows.
     pub kind: Vec<String>,
     /// Bad data.
@@ -280,8 +302,14 @@ impl Default for Options {
             unterminated: Unterminated::Drop,
             max_length: None,
             overlong: Overlong::Error,
+            drop_section: None,
+            leak_scan: None,
+            leak_ngram: 8,
+            leak_ignore: None,
+            leaks: Leaks::Error,
             profile: None,
             tokenizer: None,
+            prove_think: false,
             kind: vec!["solver".to_owned(), "summariser".to_owned()],
             bad: OnBad::Error,
             group_by: GroupBy::None,
@@ -312,6 +340,10 @@ impl Options {
             Some("--think")
         } else if self.tail != Tail::Captured {
             Some("--tail")
+        } else if self.drop_section.is_some() {
+            Some("--drop-section")
+        } else if self.prove_think {
+            Some("--prove-think")
         } else if self.max_length.is_some() && self.overlong == Overlong::TrimPrompt {
             Some("--overlong trim-prompt")
         } else {
@@ -347,6 +379,8 @@ impl Options {
             "upweight_as": self.upweight_as, "seed": self.seed, "normalize": self.normalize, "weight_scale": self.weight_scale,
             "val": self.val, "val_by": self.val_by, "truncated": self.truncated,
             "unterminated": self.unterminated, "max_length": self.max_length, "overlong": self.overlong,
+            "drop_section": self.drop_section, "leak_scan": self.leak_scan, "leak_ngram": self.leak_ngram,
+            "leak_ignore": self.leak_ignore, "leaks": self.leaks,
             "kind": self.kind, "bad": self.bad, "group_by": self.group_by, "columns": self.columns,
         })
     }

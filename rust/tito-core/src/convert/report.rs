@@ -1,6 +1,8 @@
 //! What a run counted. Everything here is summed in the order of the input, so that it is the same for any number of
 //! workers; it becomes the report on the screen, `--json`, the manifest and the file's metadata.
 
+use super::prove::Proof;
+use super::section::SectionCounts;
 use super::survey::Side;
 use crate::capture::{InputFile, Skip};
 use crate::error::Place;
@@ -173,6 +175,10 @@ pub struct Counts {
     pub think: ThinkStates,
     /// Merging.
     pub merge: MergeCounts,
+    /// The section that leaves prompts, where one was named.
+    pub section: Option<SectionCounts>,
+    /// What later prompts show of answers, where it was asked.
+    pub proof: Option<Proof>,
     /// Train and validation.
     pub sides: [TurnCount; 2],
     /// Of the training side by turn; -1 = the capture does not say.
@@ -254,6 +260,12 @@ impl Counts {
         t.tail_unknown += o.tail_unknown;
         t.markers += o.markers;
         self.merge += other.merge;
+        if let Some(section) = other.section {
+            *self.section.get_or_insert_default() += section;
+        }
+        if let Some(proof) = other.proof {
+            self.proof.get_or_insert_default().add(proof);
+        }
         for (turn, n) in other.turns {
             *self.turns.entry(turn).or_default() += n;
         }
@@ -312,7 +324,8 @@ impl Counts {
             "rows": self.rows, "copies": self.copies, "weight": self.weight(),
             "sides": sides,
             "skipped": skipped, "bad": self.bad(), "examples": examples, "tokens": self.tokens, "think": self.think,
-            "merge": self.merge, "turns": turns,
+            "merge": self.merge, "section": self.section,
+            "prove_think": self.proof.as_ref().map(Proof::to_json), "turns": turns,
             "lengths": self.length_percentiles(),
             "truncation_judged": {"by_last_id": self.judged_by_id, "by_finish": self.judged_by_finish},
             "prompts_changed": self.prompts_changed, "repeated_ids": self.repeated_ids,

@@ -3,6 +3,7 @@
 use super::Plan;
 use super::batch::Ids;
 use super::build::{Planned, Scope};
+use super::leaks::refusal;
 use super::merged::Sequence;
 use super::report::Counts;
 use super::sight::{Sighted, arrange};
@@ -79,7 +80,10 @@ impl Plan {
                 Item::Turn(call) => {
                     let (sighted, Some(verdict)) = (&calls[*call], &woven.verdicts[*call]) else { continue };
                     match self.turn_row(scope, sighted, verdict, arena, counts) {
-                        Ok(row) => planned.push(row),
+                        Ok(row) => match self.leak(&row, arena) {
+                            Some(leak) => refusal(leak).count(sighted, counts),
+                            None => planned.push(row),
+                        },
                         Err(refusal) => refusal.count(sighted, counts),
                     }
                 }
@@ -87,7 +91,15 @@ impl Plan {
                     let sequence = Sequence { lineage, calls, verdicts: &woven.verdicts };
                     let logprobs = |call: usize| calls[call].call.logprobs.clone().map(|range| &arena.logprobs[range]);
                     let ids = ids_of(&calls[item.last()], arena);
-                    planned.extend(self.merged_row(scope, sequence, ids, logprobs, counts));
+                    let row = self.merged_row(scope, sequence, ids, logprobs, counts);
+                    match row.as_ref().and_then(|row| self.leak(row, arena)) {
+                        Some(leak) => {
+                            for (call, _) in lineage.iter().filter(|(_, trains)| *trains) {
+                                refusal(leak.clone()).count(&calls[*call], counts);
+                            }
+                        }
+                        None => planned.extend(row),
+                    }
                 }
             }
         }

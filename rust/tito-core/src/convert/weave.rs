@@ -91,6 +91,9 @@ impl Plan {
                 before = Some(call);
             }
         }
+        if self.options.prove_think {
+            self.prove(calls, order, source, counts)?;
+        }
         self.settle_ambiguous(calls, order, &mut parents, &mut verdicts, &mut refusals, counts);
         for call in order {
             if let Some(refusal) = refusals[*call].take() {

@@ -1,12 +1,13 @@
 //! Changes to a list of ids, made all at once: ranges replaced by other ids, and where each position goes.
 
 use super::Id;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Ranges in ascending order, not overlapping, each with the ids that stand there afterwards.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edits<'a> {
-    list: Vec<(Range<usize>, &'a [Id])>,
+    list: Vec<(Range<usize>, Cow<'a, [Id]>)>,
 }
 
 impl<'a> Edits<'a> {
@@ -17,9 +18,9 @@ impl<'a> Edits<'a> {
     }
 
     /// Adds a change, wherever it stands among the others.
-    pub fn put(&mut self, range: Range<usize>, with: &'a [Id]) {
+    pub fn put(&mut self, range: Range<usize>, with: impl Into<Cow<'a, [Id]>>) {
         let at = self.list.partition_point(|(other, _)| other.start < range.start);
-        self.list.insert(at, (range, with));
+        self.list.insert(at, (range, with.into()));
     }
 
     /// The length afterwards of a list that is `length` long.

@@ -20,6 +20,17 @@ pub enum Tail {
     Other,
 }
 
+/// A message of a rendered prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Where it stands.
+    pub ids: Range<usize>,
+    /// How many ids its marker has; 0 = it stands before all markers.
+    pub marker: usize,
+    /// Whether the word behind the marker names the role.
+    pub role: bool,
+}
+
 /// A profile, made ready for work on prompts. Make it once.
 #[derive(Debug, Clone)]
 pub struct TurnRule {
@@ -29,6 +40,8 @@ pub struct TurnRule {
     boundary: Finder<()>,
     /// Whether the marker alone says whose turn it is; else the id behind it does.
     start_names_role: bool,
+    /// The markers behind which a word names the role: those that assistant headers go on from.
+    role_markers: Vec<Vec<Id>>,
     /// How thinking in earlier answers begins.
     history: Opened,
     tail_think: Vec<Id>,
@@ -51,6 +64,10 @@ impl TurnRule {
             assistant_start: finder(&[(&profile.assistant_start, ())]),
             boundary: finder(&[(&profile.turn_end, ()), (&profile.turn_start, ())]),
             start_names_role: profile.turn_start.len() > 1,
+            role_markers: (profile.turn_start.iter())
+                .filter(|way| profile.assistant_start.iter().any(|h| h.len() > way.len() && h.starts_with(way)))
+                .cloned()
+                .collect(),
             // A template whose no-thinking tail is a lone closer writes one into earlier answers too.
             history: if first_mark.is_some_and(|hit| hit.kind == Mark::Close) { Opened::Pair } else { Opened::No },
             tail_think: profile.tail_think.clone(),
@@ -72,6 +89,22 @@ impl TurnRule {
         self.turn_start.all(prompt).map(|hit| hit.start).collect()
     }
 
+    /// The messages that are no assistant's, from a turn's marker to the next one's; what stands before the first marker
+    /// comes too.
+    #[must_use]
+    pub fn messages(&self, prompt: &[Id]) -> Vec<Message> {
+        let hits: Vec<Range<usize>> = self.turn_start.all(prompt).map(|hit| hit.start..hit.end).collect();
+        let first = hits.first().map_or(prompt.len(), |hit| hit.start);
+        let ends = hits.iter().skip(1).map(|hit| hit.start).chain([prompt.len()]);
+        let turns = hits.iter().zip(ends).filter(|(hit, _)| self.assistant_start.at(prompt, hit.start).is_none());
+        let before = (first > 0).then_some(Message { ids: 0..first, marker: 0, role: false });
+        let message = |(hit, end): (&Range<usize>, usize)| {
+            let role = self.role_markers.iter().any(|way| prompt[hit.clone()] == **way);
+            Message { ids: hit.start..end, marker: hit.len(), role }
+        };
+        before.into_iter().chain(turns.map(message)).collect()
+    }
+
     /// What the closed assistant turns hold: from behind the header to the turn end or the next turn start.
     pub fn assistant_turns(&self, prompt: &[Id]) -> impl Iterator<Item = Range<usize>> {
         let mut from = 0;
@@ -81,6 +114,24 @@ impl TurnRule {
             from = end;
             Some(header.end..end)
         })
+    }
+
+    /// What the assistant turn that begins at `start` holds; `None` where no assistant's turn does.
+    #[must_use]
+    pub fn answer_at(&self, prompt: &[Id], start: usize) -> Option<Range<usize>> {
+        let header = self.assistant_start.at(prompt, start)?;
+        Some(header.end..self.boundary.next(prompt, header.end).map_or(prompt.len(), |hit| hit.start))
+    }
+
+    /// Finds thinking in an earlier answer as a prompt shows it.
+    pub fn find_in_answer(&self, answer: &[Id], found: &mut Found) {
+        self.think.find_into(answer, self.history, found);
+    }
+
+    /// Where an answer's first tool call begins.
+    #[must_use]
+    pub fn tool_call(&self, answer: &[Id]) -> Option<usize> {
+        self.think.marks.all(answer).find(|hit| hit.kind == Mark::Tool).map(|hit| hit.start)
     }
 
     /// What to cut from the closed assistant turns, in positions of the prompt. The counts are of turns.

@@ -6,7 +6,9 @@
 //! rendered prompt: added tokens are found in it, and none is put around it.
 
 mod hash;
+pub mod ngrams;
 mod pieces;
+pub mod section;
 
 use crate::error::{Error, Result};
 use crate::ids::Id;

@@ -1,0 +1,200 @@
+//! `--prove-think`: what later prompts show of an answer, compared with the answer without its thinking.
+//!
+//! Cutting thinking rests on a claim: that the student's prompts will show earlier answers so. The next prompt of the
+//! rollout tells. It is compared by ids; with a tokenizer, also by text where ids differ. No row is changed.
+
+use super::Plan;
+use super::identity::Known;
+use super::report::{Counts, Example};
+use super::sight::Sighted;
+use super::weave::Source;
+use crate::capture::Finish;
+use crate::error::Result;
+use crate::ids::Id;
+use crate::ids::think::{Found, cut};
+use crate::tokens::Tokenizer;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use twox_hash::xxhash3_64;
+
+/// Places that each kind keeps.
+const EXAMPLES: usize = 3;
+
+/// How a later prompt shows an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shown {
+    /// The ids of the answer without its thinking.
+    Equal,
+    /// The same text in other ids: the engine tokenised its own text anew.
+    Retokenised,
+    /// With thinking.
+    ThinkKept,
+    /// The text but for white space at its ends, or for the form of its tool calls.
+    TemplateRewrite,
+    /// The messages before it are not those that the call saw: compacted, cut short or edited.
+    Compaction,
+    /// Another text.
+    Other,
+    /// Other ids; without a tokenizer nobody can tell more.
+    OtherIds,
+}
+
+/// What was compared.
+#[derive(Debug, Clone, Default)]
+pub struct Proof {
+    /// Answers by how they are shown.
+    pub shown: BTreeMap<Shown, u64>,
+    /// Calls that no later prompt of their rollout follows.
+    pub last: u64,
+    /// Calls that another call answers too, so that the later prompt may show either.
+    pub retried: u64,
+    examples: BTreeMap<Shown, Vec<Example>>,
+}
+
+impl Proof {
+    /// Adds what the next stretch of input compared.
+    pub fn add(&mut self, other: Self) {
+        for (kind, n) in other.shown {
+            *self.shown.entry(kind).or_default() += n;
+        }
+        self.last += other.last;
+        self.retried += other.retried;
+        for (kind, more) in other.examples {
+            let examples = self.examples.entry(kind).or_default();
+            examples.extend(more);
+            examples.truncate(EXAMPLES);
+        }
+    }
+
+    fn tell(&mut self, kind: Shown, example: Example) {
+        *self.shown.entry(kind).or_default() += 1;
+        let examples = self.examples.entry(kind).or_default();
+        if kind != Shown::Equal && examples.len() < EXAMPLES {
+            examples.push(example);
+        }
+    }
+
+    /// The counts as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let lines = |list: &[Example]| list.iter().map(|e| format!("{}: {}", e.place, e.message)).collect::<Vec<_>>();
+        let told = self.examples.iter().filter(|(_, list)| !list.is_empty());
+        let examples: BTreeMap<_, _> = told.map(|(kind, list)| (*kind, lines(list))).collect();
+        json!({"compared": self.shown.values().sum::<u64>(), "shown": self.shown, "last": self.last,
+               "retried": self.retried, "examples": examples})
+    }
+}
+
+/// A call as the next one will be compared with it.
+struct Told {
+    call: usize,
+    /// Hashes of the messages that it saw; none for an assistant's.
+    messages: Vec<Option<u64>>,
+    /// Its output without thinking and stop id.
+    answer: Vec<Id>,
+}
+
+impl Plan {
+    /// Compares each call of a rollout with the next one.
+    pub(super) fn prove(
+        &self,
+        calls: &[Sighted<'_>],
+        order: &[usize],
+        source: &mut impl Source,
+        counts: &mut Counts,
+    ) -> Result<()> {
+        let proof = counts.proof.get_or_insert_default();
+        let mut found = Found::default();
+        let mut before: Option<Told> = None;
+        let kept: Vec<usize> = order.iter().copied().filter(|call| is_kept(&calls[*call])).collect();
+        for turn in kept.chunk_by(|a, b| calls[*a].turn == calls[*b].turn) {
+            let sighted = &calls[turn[0]];
+            let Some(known) = sighted.identity.map(|index| self.identities.get(index)) else { continue };
+            let (prompt, output) = source.ids(turn[0])?;
+            if let Some(told) = before.take() {
+                let kind = shown(known, self.tokenizer.as_ref(), &told, prompt, &mut found);
+                let place = calls[told.call].place();
+                let message = format!("shown in the prompt of record {}", sighted.call.record);
+                proof.tell(kind, Example { place, message });
+            }
+            if turn.len() > 1 {
+                proof.retried += turn.len() as u64;
+                continue;
+            }
+            let output = match output.split_last() {
+                Some((last, rest)) if known.profile.stop_ids.contains(last) || sighted.call.stop_ids.contains(last) => {
+                    rest
+                }
+                _ => output,
+            };
+            known.rule.think().find_into(output, known.rule.think().opened_by(prompt), &mut found);
+            let mut messages = messages_of(known, prompt);
+            // The last one is the turn that the output fills.
+            messages.pop();
+            before = Some(Told { call: turn[0], messages, answer: cut(output, &found.spans) });
+        }
+        proof.last += u64::from(before.is_some());
+        Ok(())
+    }
+}
+
+/// Whether a call is one that the harness went on from.
+fn is_kept(sighted: &Sighted<'_>) -> bool {
+    let call = sighted.call;
+    let failed = call.failed || call.finish == Finish::Failed || call.parse_error || call.bad.is_some();
+    sighted.skip.is_none()
+        && !failed
+        && sighted.turn.is_some()
+        && call.kind.as_deref().is_none_or(|kind| kind == "solver")
+        && sighted.digest.prompt > 0
+        && sighted.digest.output > 0
+}
+
+fn messages_of(known: &Known, prompt: &[Id]) -> Vec<Option<u64>> {
+    let starts = known.rule.turn_starts(prompt);
+    let ends = starts.iter().skip(1).copied().chain([prompt.len()]);
+    let hash = |(start, end): (&usize, usize)| match known.rule.answer_at(prompt, *start) {
+        Some(_) => None,
+        None => Some(xxhash3_64::Hasher::oneshot(bytemuck::cast_slice(&prompt[*start..end]))),
+    };
+    starts.iter().zip(ends).map(hash).collect()
+}
+
+fn shown(known: &Known, tokenizer: Option<&Tokenizer>, told: &Told, prompt: &[Id], found: &mut Found) -> Shown {
+    let rule = &known.rule;
+    let starts = rule.turn_starts(prompt);
+    let now = messages_of(known, prompt);
+    let at = told.messages.len();
+    // Behind the answer at least the turn that is to be filled next must stand.
+    if now.len() < at + 2 || now[..at] != told.messages[..] {
+        return Shown::Compaction;
+    }
+    let Some(answer) = rule.answer_at(prompt, starts[at]) else { return Shown::Compaction };
+    let there = &prompt[answer];
+    let pair = rule.history_pair();
+    let bare = there.strip_prefix(pair).unwrap_or(there);
+    if there == told.answer || bare == told.answer {
+        return Shown::Equal;
+    }
+    rule.find_in_answer(bare, found);
+    if !found.spans.is_empty() {
+        return Shown::ThinkKept;
+    }
+    let Some(tokenizer) = tokenizer else { return Shown::OtherIds };
+    let (new, old) = (tokenizer.decode(bare), tokenizer.decode(&told.answer));
+    if new == old || tokenizer.decode(there) == old {
+        return Shown::Retokenised;
+    }
+    if new.trim_ascii() == old.trim_ascii() {
+        return Shown::TemplateRewrite;
+    }
+    match (rule.tool_call(bare), rule.tool_call(&told.answer)) {
+        (Some(a), Some(b)) => {
+            let (new, old) = (tokenizer.decode(&bare[..a]), tokenizer.decode(&told.answer[..b]));
+            if new.trim_ascii() == old.trim_ascii() { Shown::TemplateRewrite } else { Shown::Other }
+        }
+        _ => Shown::Other,
+    }
+}
