@@ -166,7 +166,9 @@ def test_real_captures_are_proven_alike_by_any_number_of_threads(workers):
 
 
 def test_from_python_and_by_options(tmp_path, qwen3):
-    (tmp_path / "d.jsonl").write_text(json.dumps({"rollout_id": "r", "prompt_ids": HEAD + TAIL, "output_ids": said("ok")}) + "\n")
+    (tmp_path / "d.jsonl").write_text(
+        json.dumps({"rollout_id": "r", "prompt_ids": HEAD + TAIL, "output_ids": said("ok")}) + "\n"
+    )
     report = tito.check(tmp_path / "d.jsonl", prove_think=True, tokenizer=qwen3)
     assert report.data["counts"]["prove_think"]["last"] == 1
     from tito.cli import _parser

@@ -56,8 +56,11 @@ impl AddAssign for SectionCounts {
 #[derive(Debug)]
 pub struct Sections {
     section: Section,
-    cuts: RwLock<HashMap<(u128, (usize, bool)), Arc<Cut>>>,
+    cuts: RwLock<HashMap<Message, Arc<Cut>>>,
 }
+
+/// A message: the hash of its ids, and how they open.
+type Message = (u128, (usize, bool));
 
 /// A message that holds the section: where it begins, and its cut.
 type Held = (usize, Arc<Cut>);
