@@ -107,6 +107,8 @@ def test_every_option_reaches_the_core(run):
         "unterminated": "keep",
         "max-length": 5000,
         "overlong": "trim-prompt",
+        "leak-ngram": 5,
+        "leaks": "drop",
         "kind": "solver,helper",
         "bad": "skip",
         "group-by": "identity",
@@ -120,6 +122,8 @@ def test_every_option_reaches_the_core(run):
     policies = json.loads(out)["policies"]
     expected = {name.replace("-", "_"): value for name, value in options.items()}
     expected |= {"upweight": ["0:2", "first:3", "agent=agent1:1.5"], "kind": ["solver", "helper"]}
+    # The options that name texts need a tokenizer, and are tried where there is one.
+    expected |= dict.fromkeys(("drop_section", "leak_scan", "leak_ignore"))
     assert policies == {**expected, "columns": ["loss_mask", "labels"]}
 
 

@@ -408,8 +408,12 @@ def test_from_the_command_line(tmp_path, qwen3):
     (tmp_path / "section.md").write_text(SECTION + "\n")
     main = "import sys; from tito.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", main, "convert", "d.jsonl", "-o", "o.parquet", "--drop-section", "section.md"]
-    done = subprocess.run([*command, "--tokenizer", str(qwen3.folder)], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "default.md").write_text(DEFAULT)
+    more = ["--tokenizer", str(qwen3.folder), "--leak-scan", "section.md", "--leak-ignore", "default.md"]
+    done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    stored = json.loads(tito.open_rows(tmp_path / "o.parquet").metadata["tito.policies"])
+    assert (stored["leak_scan"], stored["leak_ignore"]) == (SECTION + "\n", DEFAULT)
     rows = tito.open_rows(tmp_path / "o.parquet")
     assert [row.input_ids.tolist() for row in rows] == [prompt for prompt, _ in conversation(qwen3, DEFAULT)]
     missing = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

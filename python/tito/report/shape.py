@@ -205,7 +205,7 @@ def _prompts(counts: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _section(counts: Mapping[str, Any]) -> Iterable[str]:
-    if not (cut := counts["section"]):
+    if not (cut := counts.get("section")):
         return
     kinds = {
         "pure": "with every id as captured",
@@ -219,7 +219,7 @@ def _section(counts: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _proof(counts: Mapping[str, Any]) -> Iterable[str]:
-    if (proof := counts["prove_think"]) is None:
+    if (proof := counts.get("prove_think")) is None:
         return
     shown = {kind.replace("_", " "): n for kind, n in proof["shown"].items()}
     yield (

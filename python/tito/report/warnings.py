@@ -135,7 +135,7 @@ def _judgement(data: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _section(data: Mapping[str, Any]) -> Iterable[str]:
-    if not (cut := data["counts"]["section"]):
+    if not (cut := data["counts"].get("section")):
         return
     if cut["calls_without"]:
         yield (
