@@ -5,6 +5,7 @@ The public face. Everything here is typed; what is native is documented in `_cor
 
 from tito._core import __version__, find_think, labels, loss_mask, plan_packs, strip_think
 from tito.calls import Call, Policies, Row
+from tito.capture.record.face import recording
 from tito.convert import check, convert
 from tito.errors import DataError, TitoError, UsageError, WorldError
 from tito.export.run import export
@@ -33,5 +34,6 @@ __all__ = [
     "open_rows",
     "pack",
     "plan_packs",
+    "recording",
     "strip_think",
 ]

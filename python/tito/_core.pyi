@@ -5,7 +5,7 @@ Ids are int32 everywhere. A list of ids is accepted where an array is, and conve
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final, Literal, final, overload
+from typing import Any, Final, Literal, Self, final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,20 @@ _Opened = Literal["yes", "pair", "no"]
 
 __all__ = [
     "Copies",
+    "CallLog",
     "DataError",
+    "EventStream",
     "Found",
     "Progress",
+    "Reply",
+    "Request",
     "ThinkRule",
     "TitoError",
     "Tokenizer",
     "UsageError",
     "WorldError",
     "__version__",
+    "amend_request",
     "built_in_profile",
     "built_in_profiles",
     "call_ids",
@@ -38,7 +43,9 @@ __all__ = [
     "lay_packs",
     "loss_mask",
     "plan_packs",
+    "request_mentions",
     "schema_json",
+    "strip_reply",
     "strip_think",
 ]
 
@@ -275,3 +282,112 @@ def call_ids(
     prompt_ids, output_ids (int32 arrays or None), bad (what is wrong with the call, or None). A record that cannot be
     read has only file, record and bad.
     """
+
+@final
+class Request:
+    """A request of the chat or the completions route. ``DataError`` for a text that is no JSON object."""
+
+    def __new__(cls, body: bytes) -> Self: ...
+    @property
+    def model(self) -> str | None:
+        """Model."""
+    @property
+    def stream(self) -> bool:
+        """Server-sent events are asked for."""
+    @property
+    def wants_ids(self) -> bool:
+        """The client itself asks for ids."""
+    @property
+    def wants_usage(self) -> bool:
+        """The client itself asks for usage at the end of a stream."""
+    @property
+    def choices(self) -> int:
+        """Choices of the reply: ``n`` for each prompt."""
+    @property
+    def tools(self) -> bool:
+        """Tools are offered."""
+    @property
+    def messages(self) -> list[int]:
+        """A hash of each message: of what it says, not of how it is written."""
+    @property
+    def chain(self) -> list[int]:
+        """A hash of each message and all before it."""
+    @property
+    def roles(self) -> str:
+        """First letter of each message's role."""
+
+def amend_request(body: bytes, members: Sequence[tuple[str, str]], usage: bool) -> bytes:
+    """The request with members (a key and JSON) put in place of its own; ``usage`` asks for usage in a stream."""
+
+def request_mentions(body: bytes, text: str) -> bool:
+    """Whether a message that no model wrote holds a text."""
+
+def strip_reply(body: bytes) -> bytes:
+    """A reply without its ids; everything else stays byte for byte."""
+
+@final
+class Reply:
+    """What the reader of call logs makes of a reply. ``DataError`` for a text that is no JSON."""
+
+    def __new__(cls, body: bytes) -> Self: ...
+    @property
+    def id(self) -> str | None:
+        """The engine's id of it."""
+    @property
+    def usage(self) -> bool:
+        """It tells the number of output ids."""
+    @property
+    def choices(self) -> list[tuple[int | None, int | None, str | None, bool, int, bool, str]]:
+        """Of each: prompt ids, output ids (None: there are none), why they may not be used, whether the engine reports
+        a failure, the message's hash, whether it calls tools, its text."""
+
+@final
+class EventStream:
+    """A stream of server-sent events on its way to a client, and the reply that its deltas make."""
+
+    def __new__(cls, choices: int, hide_ids: bool, hide_usage: bool) -> Self: ...
+    def feed(self, chunk: bytes) -> bytes:
+        """Takes bytes as they came; gives what goes on now. What ends the reply is held back."""
+    def reply(self) -> bytes:
+        """The reply so far, as one JSON object."""
+    @property
+    def held(self) -> bytes:
+        """What was held back: the events from the last finish reason on."""
+    @property
+    def done(self) -> bool:
+        """``[DONE]`` came."""
+    @property
+    def finished(self) -> bool:
+        """Every choice has a finish reason."""
+    @property
+    def error(self) -> bytes | None:
+        """The error that the engine sent in the stream, as JSON."""
+    @property
+    def fault(self) -> str | None:
+        """Why an event could not be read."""
+    @property
+    def chunks(self) -> int:
+        """Events with a chunk."""
+
+@final
+class CallLog:
+    """A folder of segments, and the thread that writes to the last of them. ``WorldError`` where it cannot be had."""
+
+    def __new__(cls, folder: str, limit: int, fsync: bool, opening: bytes) -> Self: ...
+    @property
+    def fd(self) -> int:
+        """Readable when ``settled`` has news; to be closed by whoever opened the log."""
+    @property
+    def torn(self) -> int:
+        """Bytes of torn lines that were cut off at the start."""
+    @property
+    def written(self) -> tuple[int, int]:
+        """Segments begun, and bytes of lines written."""
+    def append(self, head: bytes, request: bytes | None = None, response: bytes | None = None) -> int:
+        """Hands a line over: the object ``head``, with request and response as further members. Gives its number."""
+    def settled(self) -> tuple[int, list[tuple[int, int, str]]]:
+        """The last line that was dealt with; first and last number of lines that are not in the log, and why."""
+    def set_opening(self, opening: bytes) -> None:
+        """What the next segment begins with (whole lines)."""
+    def close(self) -> None:
+        """Writes what waits, closes and packs the segment."""

@@ -1,8 +1,8 @@
 //! Captures of agent rollouts in, exact training rows out. No id is ever tokenised on the way.
 //!
 //! Rooms: [`ids`] pure functions on slices, [`json`] scanning, [`capture`] formats to calls, [`rows`] rows to files,
-//! [`tokens`] a tokenizer for policies that are about text, [`convert`] the pipeline. Direction:
-//! `convert -> {capture, rows, tokens} -> {json, ids} -> error`.
+//! [`tokens`] a tokenizer for policies that are about text, [`convert`] the pipeline, [`record`] what passes between a
+//! harness and an engine. Direction: `convert -> {capture, rows, tokens} -> {json, ids} -> error`, `record -> capture`.
 #![forbid(unsafe_code)]
 
 pub mod capture;
@@ -10,6 +10,7 @@ pub mod convert;
 pub mod error;
 pub mod ids;
 pub mod json;
+pub mod record;
 pub mod rows;
 pub mod tokens;
 

@@ -8,6 +8,7 @@ mod arrays;
 mod convert;
 mod errors;
 mod pack;
+mod record;
 mod think;
 mod tokens;
 
@@ -21,6 +22,8 @@ mod _core {
     };
     #[pymodule_export]
     use crate::pack::{Copies, lay_packs, plan_packs};
+    #[pymodule_export]
+    use crate::record::{CallLog, EventStream, Reply, Request, amend_request, request_mentions, strip_reply};
     #[pymodule_export]
     use crate::think::{Found, ThinkRule, find_think, labels, loss_mask, strip_think};
     #[pymodule_export]

@@ -1,6 +1,7 @@
 //! What every format yields: calls, gathered in pieces of rollouts, their ids in one arena.
 
 use super::Record;
+use super::outcome::Outcome;
 use crate::ids::Id;
 use crate::ids::select::Notes;
 use crate::json::{Cursor, Fault, IdFault, IdList, IdReader, Scalar};
@@ -34,10 +35,20 @@ pub enum Skip {
     Duplicate,
     /// The engine or the harness reports a failure of the infrastructure.
     InfraError,
+    /// The request was longer than the model's context.
+    ContextOverflow,
     /// A kind of call that was not asked for.
     Kind,
     /// The harness could not parse the reply.
     ParseError,
+    /// The next prompt leaves the reply out.
+    Dropped,
+    /// Whoever ran the rollout says that nobody used the reply.
+    Unconsumed,
+    /// The rollout was opened and never closed, or given up.
+    Abandoned,
+    /// The engine gave text and no ids.
+    TextOnly,
     /// The capture has no ids.
     NoCapture,
     /// The output has no ids.
@@ -62,7 +73,7 @@ pub enum Skip {
 
 impl Skip {
     /// All reasons in their order.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 27] = [
         Self::TornRecord,
         Self::BadJson,
         Self::UnknownRecord,
@@ -73,8 +84,13 @@ impl Skip {
         Self::Contradiction,
         Self::Duplicate,
         Self::InfraError,
+        Self::ContextOverflow,
         Self::Kind,
         Self::ParseError,
+        Self::Dropped,
+        Self::Unconsumed,
+        Self::Abandoned,
+        Self::TextOnly,
         Self::NoCapture,
         Self::EmptyOutput,
         Self::SectionUncut,
@@ -101,8 +117,13 @@ impl Skip {
             Self::Contradiction => "contradicting_ids",
             Self::Duplicate => "duplicate",
             Self::InfraError => "infra_error",
+            Self::ContextOverflow => "context_overflow",
             Self::Kind => "kind",
             Self::ParseError => "parse_error",
+            Self::Dropped => "dropped",
+            Self::Unconsumed => "unconsumed",
+            Self::Abandoned => "abandoned",
+            Self::TextOnly => "text_only",
             Self::NoCapture => "no_capture",
             Self::EmptyOutput => "empty_output",
             Self::SectionUncut => "section_uncut",
@@ -113,6 +134,19 @@ impl Skip {
             Self::Overlong => "overlong",
             Self::Leaked => "leaked",
             Self::NotDrawn => "not_drawn",
+        }
+    }
+
+    /// What is said of a call that its capture sets aside.
+    #[must_use]
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::ContextOverflow => "the request was longer than the model's context",
+            Self::Dropped => "the next prompt leaves the reply out",
+            Self::Unconsumed => "nobody used the reply, says whoever ran the rollout",
+            Self::Abandoned => "the rollout was given up, or opened and never closed",
+            Self::TextOnly => "the engine gave text and no ids",
+            _ => "the capture sets the call aside",
         }
     }
 
@@ -169,6 +203,8 @@ pub struct Who {
     pub reward: Option<f32>,
     /// Who made the ids, if not an engine.
     pub source: Option<Text>,
+    /// What was said of the rollout beside its calls.
+    pub outcome: Outcome,
 }
 
 impl Who {
@@ -209,6 +245,7 @@ impl Who {
         first(&mut self.agent, &more.agent);
         first(&mut self.source, &more.source);
         self.attempt = self.attempt.or(more.attempt);
+        self.outcome.join(&more.outcome);
         if latest || self.status.is_none() {
             self.status = more.status.clone().or(self.status.take());
         }
@@ -358,6 +395,8 @@ pub struct Call {
     pub parse_error: bool,
     /// The call failed in the engine or on the way.
     pub failed: bool,
+    /// Why the call gives no row, where the capture itself says so.
+    pub set_aside: Option<Skip>,
     /// Bad data; the ids are then not to be used.
     pub bad: Option<Bad>,
     /// Record in the file, from 1.

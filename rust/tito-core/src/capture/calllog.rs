@@ -1,10 +1,17 @@
 //! Call logs: one line a call, `{session_id, task_id, agent, turn, started, request, response}`, or `stream` (the raw
 //! server-sent events as one string) in place of `response`. Also what stands alone: a bare reply, a bare stream.
+//!
+//! `tito record` writes such lines, with the log's version in `tito_log`, and between them lines of other types: the
+//! engine's identity, the begin and the end of a rollout, and marks of calls that stand before.
 
-use super::call::{Bad, Call, Parsed, Piece, Skip, Who, notes, seconds, stop_ids, text, turn};
+use super::call::{Bad, Call, Parsed, Piece, Skip, Who, notes, seconds, status, stop_ids, text, turn};
+use super::outcome::ReplyFate;
 use super::response::Response;
 use super::{Origin, Record};
 use crate::json::{Cursor, Fault};
+
+/// Version of the log that is read.
+const VERSION: i32 = 1;
 
 /// Reads one line of a call log.
 pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
@@ -12,8 +19,29 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
     let mut call = record.call();
     let mut response = Response::default();
     let mut known = false;
+    let mut version = None;
+    let (mut sort, mut mark) = (None, None);
     c.object::<Fault>(|c, key| {
         match key {
+            b"tito_log" => version = Some(c.scalar()?.int().unwrap_or(0)),
+            b"type" => sort = text(c)?,
+            b"mark" => mark = text(c)?,
+            b"text_only" => call.set_aside = c.scalar()?.is_true().then_some(Skip::TextOnly).or(call.set_aside),
+            b"consumed" => {
+                let mut ids = Vec::new();
+                let is_list = c.array::<Fault>(|c, _| {
+                    ids.extend(text(c)?);
+                    Ok(())
+                })?;
+                if is_list {
+                    who.outcome.consumed = Some(ids.into());
+                }
+            }
+            b"status" => {
+                let word = c.text_value()?;
+                who.outcome.abandoned = word.as_deref() == Some("abandoned");
+                who.status = word.map(|word| status(&word).into());
+            }
             b"response" => {
                 c.once(&mut known)?;
                 response.read(c, parsed)?;
@@ -40,13 +68,53 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
             b"annotations" => call.notes = notes(c)?,
             b"started" | b"timestamp" => call.started = call.started.or(seconds(&c.scalar()?)),
             b"parse_error" => call.parse_error |= c.scalar()?.is_true(),
-            b"error" => call.failed |= !matches!(c.raw()?, b"null" | b"false" | b"\"\""),
+            b"error" => {
+                let error = c.raw()?;
+                call.failed |= !matches!(error, b"null" | b"false" | b"\"\"");
+                Cursor::new(error).object::<Fault>(|c, key| {
+                    if key == b"type" && text(c)?.as_deref() == Some("context_overflow") {
+                        call.set_aside = Some(Skip::ContextOverflow);
+                    }
+                    Ok(())
+                })?;
+            }
             _ => {
                 who.take(key, c)?;
             }
         }
         Ok(())
     })?;
+    if let Some(version) = version {
+        if version != VERSION {
+            let message = format!("version {version} of the call log; version {VERSION} is read");
+            parsed.lose(record, Bad::unknown(&message));
+            return Ok(());
+        }
+        match sort.as_deref() {
+            Some("call") => {}
+            Some("identity") => return Ok(()),
+            Some("begin" | "end" | "mark") => {
+                let told = &mut who.outcome;
+                (told.begun, told.ended) = (sort.as_deref() == Some("begin"), sort.as_deref() == Some("end"));
+                if let (Some(id), Some(word)) = (call.call_id, mark) {
+                    let mark = match &*word {
+                        "kept" => ReplyFate::Kept,
+                        "parse_error" => ReplyFate::ParseError,
+                        "dropped" => ReplyFate::Dropped,
+                        _ => ReplyFate::Kind(call.kind.unwrap_or_default()),
+                    };
+                    told.marks.push((id, mark));
+                }
+                push_piece(parsed, record, who, 0);
+                return Ok(());
+            }
+            _ => {
+                let message = format!("no type of line that a call log has: {:?}", sort.unwrap_or_default());
+                parsed.lose(record, Bad::unknown(&message));
+                return Ok(());
+            }
+        }
+    }
     if !known && !call.failed {
         parsed.lose(record, Bad::unknown("no `response` and no `stream` in a call log"));
         return Ok(());
@@ -109,20 +177,35 @@ pub(super) fn read_events(mut events: &[u8], parsed: &mut Parsed<'_>, origin: &O
 }
 
 fn push(parsed: &mut Parsed<'_>, record: &Record<'_>, who: Who, call: &Call, response: Response) {
-    let start = parsed.calls.len();
     let calls = response.into_calls(parsed, call);
+    let count = calls.len();
     parsed.calls.extend(calls);
+    push_piece(parsed, record, who, count);
+}
+
+/// Adds the piece that the last `count` calls are; none of them is a line that only tells of a rollout.
+fn push_piece(parsed: &mut Parsed<'_>, record: &Record<'_>, who: Who, count: usize) {
     // Without a session a reply is all that is known of its rollout.
     let complete = who.rollout_id.is_none();
     parsed.pieces.push(Piece {
         who,
-        calls: start..parsed.calls.len(),
+        calls: parsed.calls.len() - count..parsed.calls.len(),
         complete,
         numbered: false,
         scope: "".into(),
         file: record.origin.file.clone(),
         format: record.origin.format.name,
     });
+}
+
+/// Reads a reply that stands alone, and judges it as one in a log.
+///
+/// # Errors
+/// A fault of the JSON.
+pub fn read_reply<'a>(body: &'a [u8], parsed: &mut Parsed<'a>) -> Result<Vec<Call>, Fault> {
+    let mut response = Response::default();
+    response.read(&mut Cursor::new(body), parsed)?;
+    Ok(response.into_calls(parsed, &Call::default()))
 }
 
 impl Bad {

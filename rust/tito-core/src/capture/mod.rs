@@ -10,11 +10,14 @@ mod cooperbench;
 mod files;
 mod look;
 mod native;
+mod outcome;
 mod response;
 mod sniff;
 mod sources;
 
 pub use call::{Bad, Call, Finish, Lost, Parsed, Piece, Skip, Who, status};
+pub use calllog::read_reply;
+pub use outcome::{Outcome, ReplyFate};
 pub use sniff::{FORMATS, Format};
 pub use sources::{InputFile, Sources, Unit};
 

@@ -47,8 +47,11 @@ pub static FORMATS: [Format; 4] = [
     },
     Format {
         name: "calls",
-        about: "call logs: request with response or stream, one call a line",
-        looks: |k| (k.has("response") || k.has("stream")) && !k.has("duration_ms") && !k.has("model_parameters"),
+        about: "call logs: request with response or stream, one call a line; what `tito record` writes",
+        looks: |k| {
+            let reply = k.has("response") || k.has("stream");
+            k.has("tito_log") || reply && !k.has("duration_ms") && !k.has("model_parameters")
+        },
         read: calllog::read,
     },
     Format {

@@ -88,6 +88,9 @@ impl Plan {
             Some(reason) => return refuse(reason, "the same call came before"),
             None => {}
         }
+        if let Some(reason) = call.set_aside {
+            return refuse(reason, reason.about());
+        }
         if call.failed || call.finish == Finish::Failed || who.status.as_deref() == Some("infra_error") {
             return refuse(Skip::InfraError, "the call or its rollout failed in the infrastructure");
         }

@@ -95,6 +95,7 @@ pub fn expand(plan: &mut Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> 
             attempt: facts.attempt,
             reward: facts.reward,
             source: facts.source,
+            ..Who::default()
         };
         who.join(&more, true);
     }

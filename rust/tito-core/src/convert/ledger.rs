@@ -4,7 +4,7 @@
 use super::identity::Identities;
 use super::options::GroupBy;
 use super::sight::Sighted;
-use crate::capture::{Piece, Skip};
+use crate::capture::{Piece, Skip, Who};
 use crate::error::{Error, Place, Result};
 use crate::rows::Text;
 use std::collections::{HashMap, HashSet};
@@ -26,6 +26,9 @@ pub struct Ledger {
     renamed: HashMap<u32, Text>,
     /// Names that rollouts had before they were renamed.
     originals: HashMap<u32, Text>,
+    /// Rollouts of which there are only notes so far.
+    unnamed: HashSet<u32>,
+    notes: HashMap<u32, Who>,
     next_rollout: u32,
     first: Option<(Option<usize>, Place)>,
 }
@@ -124,24 +127,47 @@ impl Ledger {
         if !piece.complete
             && let Some(number) = scoped.and_then(|scoped| self.rollouts.get(&scoped).copied())
         {
-            return (number, self.renamed.get(&number).cloned());
+            if piece.calls.is_empty() || !self.unnamed.remove(&number) {
+                return (number, self.renamed.get(&number).cloned());
+            }
+            return (number, self.name(number, name, piece.complete));
         }
         let number = self.next_rollout;
         self.next_rollout += 1;
         if let (false, Some(scoped)) = (piece.complete, scoped) {
             self.rollouts.insert(scoped, number);
         }
-        let Some(name) = name else { return (number, None) };
+        if piece.calls.is_empty() {
+            // Lines that only tell of a rollout take no name away from one that has calls.
+            self.unnamed.insert(number);
+            return (number, None);
+        }
+        (number, self.name(number, name, piece.complete))
+    }
+
+    /// A rollout's name when another rollout has the one it goes by.
+    fn name(&mut self, number: u32, name: Option<&str>, complete: bool) -> Option<Text> {
+        let name = name?;
         let times = self.names.entry(key(&[name.as_bytes()])).or_insert(0);
         *times += 1;
         let renamed = (*times > 1).then(|| Text::from(format!("{name}#{times}")));
-        if let (false, Some(renamed)) = (piece.complete, &renamed) {
+        if let (false, Some(renamed)) = (complete, &renamed) {
             self.renamed.insert(number, renamed.clone());
         }
-        if let (true, Some(original)) = (renamed.is_some(), &piece.who.rollout_id) {
-            self.originals.insert(number, original.clone());
+        if renamed.is_some() {
+            self.originals.insert(number, name.into());
         }
-        (number, renamed)
+        renamed
+    }
+
+    /// Keeps what a line without calls tells of its rollout.
+    pub fn note(&mut self, number: u32, who: &Who) {
+        self.notes.entry(number).or_default().join(who, true);
+    }
+
+    /// What such lines told, by rollout.
+    pub fn take_notes(&mut self) -> HashMap<u32, Who> {
+        std::mem::take(&mut self.notes)
     }
 
     /// The name that a renamed rollout has in the capture.

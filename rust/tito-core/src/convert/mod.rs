@@ -184,7 +184,7 @@ fn run(plan: &Plan, progress: &Progress, workers: usize, sources: Sources, taker
     on_threads(workers, &gates, || read_and_convert(&shared, &sources, &gates))?;
     let spill = lock(&shared.spill).take();
     if let Some(spill) = spill {
-        let replay = Replay::new(spill.seal()?);
+        let replay = Replay::new(spill.seal()?, lock(&shared.ledger).take_notes());
         let gates = Gates::default();
         on_threads(workers, &gates, || convert_spilled(&shared, &replay, &gates))?;
     }
@@ -380,6 +380,9 @@ impl Shared<'_> {
             let (number, renamed) = ledger.rollout(piece);
             let mut piece = piece.clone();
             piece.who.rollout_id = renamed.or(piece.who.rollout_id);
+            if piece.calls.is_empty() {
+                ledger.note(number, &piece.who);
+            }
             for call in &sighted[at..at + piece.calls.len()] {
                 spill.push(number, parsed, &piece, call)?;
             }

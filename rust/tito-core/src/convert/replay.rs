@@ -14,6 +14,7 @@ use super::weave::{Item, Source, Woven};
 use crate::capture::Who;
 use crate::error::Result;
 use crate::ids::{Id, merge};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug)]
 pub(super) struct Replay {
     shelf: Shelf,
+    /// What lines without calls tell, by rollout.
+    notes: HashMap<u32, Who>,
     next: Mutex<Next>,
 }
 
@@ -62,13 +65,18 @@ pub(super) struct Told {
 }
 
 impl Told {
-    fn new(number: u32, stored: Vec<Stored>) -> Self {
+    /// `noted`: what lines without calls tell; it is the last word on the rollout's outcome.
+    fn new(number: u32, mut stored: Vec<Stored>, noted: Option<&Who>) -> Self {
         let mut who = Who::default();
         let mut latest = f64::NEG_INFINITY;
         for call in &stored {
             let started = call.call.started.unwrap_or(f64::NEG_INFINITY);
             who.join(&call.who, started >= latest);
             latest = latest.max(started);
+        }
+        if let Some(noted) = noted {
+            who.join(noted, true);
+            stored.iter_mut().for_each(|call| who.outcome.settle(&mut call.call));
         }
         let mut told = Self { who, number, stored, numbers: Vec::new(), order: Vec::new() };
         let mut sighted: Vec<_> = told.stored.iter().map(Stored::sighted).collect();
@@ -95,8 +103,8 @@ impl Told {
 }
 
 impl Replay {
-    pub(super) fn new(shelf: Shelf) -> Self {
-        Self { shelf, next: Mutex::default() }
+    pub(super) fn new(shelf: Shelf, notes: HashMap<u32, Who>) -> Self {
+        Self { shelf, notes, next: Mutex::default() }
     }
 
     /// The next stretch and its number. A large rollout is judged by the worker that comes to it first.
@@ -207,7 +215,7 @@ impl Replay {
         let number = self.shelf.index.get(entries.start).map_or(0, |entry| entry.rollout);
         let stored: Result<Vec<_>> =
             self.shelf.index[entries].iter().map(|entry| self.shelf.facts(entry, &mut buffer)).collect();
-        Ok(Told::new(number, stored?))
+        Ok(Told::new(number, stored?, self.notes.get(&number)))
     }
 
     /// Reads the ids of some calls of a rollout into an arena, and points the calls there; and the logprobs of these

@@ -155,7 +155,8 @@ fn number(calls: &mut [Sighted<'_>], order: &[usize]) {
                 last = Some(at);
             }
             calls[at].turn = Some(turn);
-            if calls[at].call.parse_error {
+            let call = calls[at].call;
+            if call.parse_error || matches!(call.set_aside, Some(Skip::Dropped | Skip::Unconsumed)) {
                 turn -= 1;
                 last = None;
             }

@@ -1,0 +1,1 @@
+"""Captures as they are made: what records them."""

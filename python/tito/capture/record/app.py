@@ -1,0 +1,298 @@
+"""The recorder: an HTTP server between harnesses and an engine.
+
+Routes that generate are recorded, translated to one that can be, or refused: nothing that samples passes unrecorded.
+Everything else goes on as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from tito._core import __version__
+from tito.capture.record.call import Dialect, Exchange, OpenAI, sent_headers
+from tito.capture.record.engine import Engine, find_engine
+from tito.capture.record.errors import CallError
+from tito.capture.record.log import Log, NotWrittenError
+from tito.capture.record.options import Options
+from tito.capture.record.session import Mark, Session, Sessions
+from tito.capture.record.stats import Stats
+from tito.capture.record.tags import Tags, read_tags, split_path
+from tito.capture.record.translate import Messages, Responses, Translated
+from tito.errors import UsageError
+
+__all__ = ["Recorder"]
+
+_API = {"/chat/completions": "chat", "/completions": "completions", "/responses": "responses", "/messages": "messages"}
+# What asks an engine to sample nothing.
+_SILENT = ("/tokenize", "/detokenize", "/embeddings", "/rerank", "/score", "/pooling", "/classify", "/count_tokens")
+_SILENT_ADMIN = ("/load_lora_adapter", "/unload_lora_adapter", "/render")
+
+
+class Recorder:
+    """One engine, one log, one address. `start` and `stop` run on the event loop that serves.
+
+    An example::
+
+        recorder = Recorder(Options(upstream=Upstream.parse("http://127.0.0.1:8000"), out=Path("log")))
+        url = await recorder.start()
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.stats = Stats()
+        self.sessions = Sessions(self._opened)
+        self.engine = Engine("other")
+        self.log: Log
+        self.client: aiohttp.ClientSession
+        self._runner: web.ServerRunner | None = None
+        self._slots = asyncio.Semaphore(options.open_calls)
+        self._number = 0
+
+    async def start(self) -> str:
+        """Looks at the engine, opens the log and serves; gives the base URL for clients, which ends in `/v1`.
+
+        `WorldError` where the folder or the port cannot be had.
+        """
+        options = self.options
+        self.client = aiohttp.ClientSession(
+            # Shorter than what servers keep idle connections for: one that is closed under a request fails a call.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=options.idle_seconds),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            auto_decompress=True,
+        )
+        try:
+            self.engine = await find_engine(self.client, options)
+            fsync = options.durability == "fsync"
+            self.log = Log(options.out, options.segment_bytes, fsync=fsync, opening=self._identity())
+            try:
+                server = web.Server(self._serve, handler_cancellation=True, access_log=None)
+                # Deltas are small: the stream is not held up to fill packets.
+                runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=5)
+                await runner.setup()
+                self._runner = runner
+                site = web.TCPSite(runner, options.host, options.port, backlog=2048)
+                await site.start()
+            except BaseException:
+                self.log.close()
+                raise
+        except BaseException:
+            if self._runner is not None:
+                await self._runner.cleanup()
+            await self.client.close()
+            raise
+        host, port = runner.addresses[0][:2]
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{port}/v1"
+
+    async def stop(self) -> None:
+        """Lets open calls end (five seconds), and closes the log."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self.client.close()
+        # What was appended without being awaited is settled by closing.
+        await asyncio.sleep(0)
+        self.log.close()
+
+    def next_number(self) -> int:
+        """The number of a call, from 1."""
+        self._number += 1
+        return self._number
+
+    def mark(self, marks: Iterable[Mark]) -> None:
+        """Writes down what a prompt tells of earlier replies; nobody waits for it."""
+        for mark in marks:
+            self.stats.marks[mark.kind or mark.mark] += 1
+            if (reply := mark.reply).call_id is not None:
+                head = {**reply.tags.record(), "call_id": reply.call_id, "mark": mark.mark, "kind": mark.kind}
+                self._tell("mark", head)
+
+    def _opened(self, session: Session, tags: Tags) -> None:
+        self._tell("begin", tags.record())
+
+    def _tell(self, kind: str, head: dict[str, Any]) -> None:
+        future = self.log.append(kind, head)
+        future.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "recorder": f"tito {__version__}",
+            "upstream": self.options.upstream.shown,
+            "started": time.time(),
+            **self.engine.identity(),
+        }
+
+    async def _serve(self, http: web.BaseRequest) -> web.StreamResponse:
+        prefix, path = split_path(http.rel_url.raw_path)
+        if path in ("/healthz", "/metrics") and http.method == "GET":
+            return self._health() if path == "/healthz" else self._metrics()
+        if prefix is not None and path in ("/begin", "/end") and http.method == "POST":
+            return await self._rollout(http, prefix, path)
+        api = path.removeprefix("/v1")
+        if http.method == "POST" and (route := _API.get(api)):
+            self.stats.open += 1
+            try:
+                # Behind the most calls that may be open, requests wait unread: their senders are held up.
+                async with self._slots:
+                    return await self._call(http, route, api, prefix)
+            finally:
+                self.stats.open -= 1
+        if http.method in ("GET", "HEAD", "OPTIONS") or path.endswith(_SILENT + _SILENT_ADMIN):
+            return await self._pass(http, path)
+        message = f"{http.method} {path} is not recorded, and what is not recorded is not passed on"
+        return _failed(CallError("refused", message, status=501, retry=False), OpenAI("chat"))
+
+    async def _call(self, http: web.BaseRequest, route: str, api: str, prefix: str | None) -> web.StreamResponse:
+        dialect: Dialect = OpenAI(route)
+        if route in ("responses", "messages"):
+            dialect = Responses() if route == "responses" else Messages()
+        try:
+            if why := self.log.refuses():
+                raise CallError("not_written", f"the log cannot be written: {why}", status=503)
+            if (http.content_length or 0) > self.options.request_bytes:
+                raise CallError("refused", f"more than {self.options.request_bytes:,} bytes", status=413, retry=False)
+            try:
+                body = await _body(http, self.options.request_bytes)
+                tags, key = read_tags(http.headers, prefix, by_key=self.options.by_key)
+                if isinstance(dialect, Translated):
+                    body, api = dialect.request(body), "/chat/completions"
+            except UsageError as error:
+                raise CallError("refused", str(error), status=400, retry=False) from None
+            exchange = Exchange(self, http, dialect, body, tags, key)
+        except CallError as error:
+            self.stats.end(route, error.outcome, str(error))
+            return _failed(error, dialect)
+        try:
+            return await exchange.run(api)
+        except CallError as error:
+            return _failed(error, dialect)
+
+    async def _rollout(self, http: web.BaseRequest, name: str, path: str) -> web.StreamResponse:
+        """`begin` and `end` of a rollout: on disk before they are answered."""
+        try:
+            body = await _body(http, 16 << 20)
+            told = json.loads(body) if body.strip() else {}
+            if not isinstance(told, dict):
+                raise UsageError("the body is a JSON object, or nothing")
+            if path == "/begin":
+                session = self.sessions.begin(name, _begun(told))
+                answer: dict[str, Any] = {"session": name, "attempt": session.defaults.attempt}
+                try:
+                    await self.log.append("begin", session.defaults.record())
+                except NotWrittenError:
+                    session.state = "implicit"
+                    raise
+            else:
+                answer = await self._end(name, told)
+        except (UsageError, ValueError) as error:
+            return _failed(CallError("refused", str(error), status=400, retry=False), OpenAI("rollout"))
+        except NotWrittenError as error:
+            return _failed(CallError("not_written", str(error), status=503), OpenAI("rollout"))
+        return web.json_response(answer)
+
+    async def _end(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
+        head = _ended(told)
+        session = self.sessions.end(name)
+        consumed = head.get("consumed")
+        writes = [self.log.append("end", {**tags.record(), **head}) for tags in session.rollouts.values()]
+        await asyncio.gather(*writes)
+        unknown = [call for call in consumed or () if call not in session.call_ids] if session.call_ids else []
+        return {"session": name, "calls": session.calls, "unknown": unknown}
+
+    async def _pass(self, http: web.BaseRequest, path: str) -> web.StreamResponse:
+        """Passes on what asks for no sample."""
+        options = self.options
+        base = (
+            options.upstream.api + path.removeprefix("/v1") if path.startswith("/v1") else options.upstream.root + path
+        )
+        url = base + (f"?{http.query_string}" if http.query_string else "")
+        _, key = read_tags(http.headers, None, by_key=False)
+        try:
+            body = await _body(http, options.request_bytes)
+            headers = sent_headers(http.headers, key, options.headers)
+            async with self.client.request(
+                http.method, url, data=body or None, headers=headers, allow_redirects=False
+            ) as upstream:
+                content = await upstream.read()
+                kept = {"Content-Type": upstream.headers.get("Content-Type", "application/octet-stream")}
+                return web.Response(status=upstream.status, body=content, headers=kept)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            failed = CallError("upstream_error", str(error) or type(error).__name__)
+            return _failed(failed, OpenAI("pass"))
+        except UsageError as error:
+            return _failed(CallError("refused", str(error), status=400, retry=False), OpenAI("pass"))
+
+    def _health(self) -> web.Response:
+        broken = self.log.broken
+        told = {
+            "status": "ok" if broken is None else "the log cannot be written",
+            "upstream": self.options.upstream.shown,
+            "engine": self.engine.name,
+            "calls": self.stats.calls,
+            "open": self.stats.open,
+            "failures": self.stats.failures,
+            "log": broken,
+        }
+        return web.json_response(told, status=200 if broken is None else 503)
+
+    def _metrics(self) -> web.Response:
+        segments, written = self.log.written
+        text = self.stats.prometheus(
+            sessions=len(self.sessions), segments=segments, written=written, broken=self.log.broken is not None
+        )
+        return web.Response(text=text, content_type="text/plain", charset="utf-8")
+
+
+async def _body(http: web.BaseRequest, limit: int) -> bytes:
+    """The request's body, read up to a limit."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in http.content.iter_any():
+        size += len(part)
+        if size > limit:
+            raise UsageError(f"the request has more than {limit:,} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _begun(told: dict[str, Any]) -> Tags:
+    names = {"task_id": "task", "pair_id": "pair", "agent": "agent", "attempt": "attempt"}
+    for name, value in told.items():
+        wanted = int if name == "attempt" else str
+        if name not in names:
+            raise UsageError(f"begin: {name!r} is none of {', '.join(names)}")
+        if value is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+            raise UsageError(f"begin: {name} must be {'a whole number' if wanted is int else 'a text'}")
+    return Tags(**{names[name]: value for name, value in told.items()})
+
+
+def _ended(told: dict[str, Any]) -> dict[str, Any]:
+    for name, value in told.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        good = {
+            "status": isinstance(value, str),
+            "reward": number,
+            "consumed": isinstance(value, list) and all(isinstance(call, str) for call in value),
+        }
+        if name not in good:
+            raise UsageError(f"end: {name!r} is none of {', '.join(good)}")
+        if value is not None and not good[name]:
+            wanted = {"status": "a text", "reward": "a number", "consumed": "a list of ids of replies"}[name]
+            raise UsageError(f"end: {name} must be {wanted}")
+    return {**told, "ended": time.time()}
+
+
+def _failed(error: CallError, dialect: Dialect) -> web.Response:
+    headers = {"x-tito-error": error.outcome}
+    if not error.retry:
+        headers["x-should-retry"] = "false"
+    body = dialect.error(error)
+    return web.Response(status=error.status, body=body, content_type="application/json", headers=headers)

@@ -1,0 +1,383 @@
+"""One call on its way: the request with the switches put in, the reply passed on, the record written.
+
+What ends the reply for the client is sent when the record is on disk, never before: whoever saw a whole reply finds it
+in the log. A call that could not be captured exactly ends in an error, not in a reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from tito._core import EventStream, Reply, Request, amend_request, strip_reply
+from tito.capture.record.engine import overflows
+from tito.capture.record.errors import CallError, chat_error
+from tito.capture.record.log import NotWrittenError
+from tito.capture.record.session import Placed, Replied, kept_text
+from tito.errors import DataError
+
+if TYPE_CHECKING:
+    from tito.capture.record.app import Recorder
+    from tito.capture.record.tags import Tags
+
+__all__ = ["Dialect", "Exchange", "OpenAI", "sent_headers"]
+
+_PARTIAL = 1 << 20
+# Of one connection, or changed on the way.
+_HOP = frozenset(
+    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"}
+    | {"upgrade", "host", "content-length", "accept-encoding", "content-encoding", "expect"}
+)
+
+
+class Dialect(Protocol):
+    """How a client speaks. Chat and completions go through as they are; other routes are translated to chat."""
+
+    route: str
+
+    def error(self, error: CallError) -> bytes:
+        """The body of a failure."""
+
+    def error_event(self, error: CallError) -> bytes:
+        """A failure in a stream, in place of its end."""
+
+    def reply(self, body: bytes) -> bytes:
+        """A whole reply."""
+
+    def events(self, text: bytes) -> bytes:
+        """Whole events of a stream."""
+
+
+@dataclass(slots=True)
+class OpenAI:
+    """Chat completions and completions: everything goes on as it came."""
+
+    route: str
+
+    def error(self, error: CallError) -> bytes:
+        """See `Dialect`."""
+        return chat_error(error)
+
+    def error_event(self, error: CallError) -> bytes:
+        """See `Dialect`."""
+        return b"data: " + chat_error(error) + b"\n\n"
+
+    def reply(self, body: bytes) -> bytes:
+        """See `Dialect`."""
+        return body
+
+    def events(self, text: bytes) -> bytes:
+        """See `Dialect`."""
+        return text
+
+
+def sent_headers(headers: CIMultiDict[str] | Any, key: str | None, own: dict[str, str]) -> CIMultiDict[str]:
+    """A client's headers as they go on to the engine: without those of the connection and without tags.
+
+    `key` None sends the client's own key on; a text replaces it (an empty one by none). `own` wins over both.
+    """
+    sent: CIMultiDict[str] = CIMultiDict()
+    replaced = {name.lower() for name in own}
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower in _HOP or lower in replaced or lower.startswith("x-tito-"):
+            continue
+        if key is not None and lower in ("authorization", "x-api-key"):
+            continue
+        sent.add(name, value)
+    if key:
+        sent["Authorization"] = f"Bearer {key}"
+    sent.update(own)
+    sent["Accept-Encoding"] = "identity"
+    return sent
+
+
+class _GoneError(Exception):
+    """The client went away."""
+
+
+class Exchange:
+    """One call, from its request to its record."""
+
+    def __init__(
+        self, recorder: Recorder, http: web.BaseRequest, dialect: Dialect, body: bytes, tags: Tags, key: str | None
+    ) -> None:
+        self.recorder = recorder
+        self.http = http
+        self.dialect = dialect
+        self.key = key
+        self.started = time.time()
+        try:
+            self.request = Request(body)
+        except DataError as error:
+            raise CallError("refused", str(error), status=400, retry=False) from None
+        self.placed: Placed = recorder.sessions.place(tags, self.request, body)
+        recorder.mark(self.placed.marks)
+        text_only = recorder.options.text_only
+        stream = self.request.stream
+        switches = [] if text_only else recorder.engine.switches(_engine_route(dialect.route), stream=stream)
+        self.sent = amend_request(body, switches, stream) if switches or stream else body
+        self.streamed = False
+        self.number = recorder.next_number()
+        self.response: web.StreamResponse | None = None
+        self.outcome: str | None = None
+        self.appended = False
+
+    async def run(self, path: str) -> web.StreamResponse:
+        """Sends the request on and brings the reply back; raises `CallError` where no reply has begun."""
+        options = self.recorder.options
+        headers = sent_headers(self.http.headers, self.key, options.headers)
+        headers["Content-Type"] = "application/json"
+        url = options.upstream.api + path
+        if self.http.query_string:
+            url += f"?{self.http.query_string}"
+        try:
+            async with self.recorder.client.post(
+                url, data=self.sent, headers=headers, allow_redirects=False
+            ) as upstream:
+                if upstream.status == 200 and upstream.content_type == "text/event-stream":
+                    return await self._stream(upstream)
+                body = await upstream.read()
+                if upstream.status != 200:
+                    return await self._refused(upstream, body)
+                return await self._whole(upstream, body)
+        except CallError as error:
+            raise self.fail(error) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self.fail(CallError("upstream_error", _said(error))) from None
+        except asyncio.CancelledError:
+            self.fail(CallError("client_closed", "the client went away"))
+            raise
+
+    async def _whole(self, upstream: aiohttp.ClientResponse, body: bytes) -> web.StreamResponse:
+        try:
+            self._end(await self._record(body))
+        except CallError as error:
+            raise self.fail(error, body) from None
+        hide = not self.request.wants_ids and not self.recorder.options.text_only
+        passed = self.dialect.reply(strip_reply(body) if hide else body)
+        return web.Response(status=200, body=passed, headers=self._headers(upstream))
+
+    async def _refused(self, upstream: aiohttp.ClientResponse, body: bytes) -> web.StreamResponse:
+        overflow = overflows(upstream.status, body)
+        outcome = "context_overflow" if overflow else "upstream_status"
+        said = body[:2000].decode("utf-8", "replace")
+        error = CallError(outcome, f"the engine answered {upstream.status}: {said}", status=upstream.status)
+        await self._write(error=error)
+        headers = self._headers(upstream)
+        headers["x-tito-error"] = outcome
+        passed = body if isinstance(self.dialect, OpenAI) else self.dialect.error(error)
+        self._end(outcome, None if overflow else str(error))
+        return web.Response(status=upstream.status, body=passed, headers=headers)
+
+    async def _stream(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+        self.streamed = True
+        hide = not self.request.wants_ids and not self.recorder.options.text_only
+        events = EventStream(self.request.choices, hide, not self.request.wants_usage)
+        self.response = web.StreamResponse(status=200, headers=self._headers(upstream))
+        try:
+            try:
+                await self._send(None)
+                async for chunk in upstream.content.iter_any():
+                    if out := self.dialect.events(events.feed(chunk)):
+                        await self._send(out)
+                    if events.done or events.fault is not None:
+                        break
+                outcome = await self._record(events.reply(), events)
+            except CallError as error:
+                await self._break(self.fail(error, events.reply()))
+            except (aiohttp.ClientError, TimeoutError) as error:
+                await self._break(self.fail(CallError("upstream_error", _said(error)), events.reply()))
+            else:
+                # Counted before the client can see the end.
+                self._end(outcome)
+                await self._send(self.dialect.events(events.held), last=True)
+        except _GoneError:
+            self.fail(CallError("client_closed", "the client went away"), events.reply())
+        return self.response
+
+    async def _break(self, error: CallError) -> None:
+        """Ends a stream in an error."""
+        await self._send(self.dialect.error_event(error), last=True)
+
+    async def _send(self, text: bytes | None, *, last: bool = False) -> None:
+        """Sends a part of a stream, or with None its head; `_GoneError` where nobody takes it."""
+        response = self.response
+        assert response is not None
+        try:
+            if text is None:
+                await response.prepare(self.http)
+            else:
+                await response.write(text)
+            if last:
+                await response.write_eof()
+        except (ConnectionError, aiohttp.ClientError):
+            raise _GoneError from None
+
+    async def _record(self, body: bytes, events: EventStream | None = None) -> str:
+        """Judges a reply and writes it; gives how the call ends. `CallError` for one that is not to be used."""
+        options = self.recorder.options
+        text_only = options.text_only
+        reply: Reply | None = None
+        try:
+            reply = self._judge(body, events)
+        except CallError as error:
+            if error.outcome not in ("missing_ids", "mismatch") or options.on_missing == "fail":
+                raise
+            if options.on_missing == "pass":
+                return "passed"
+            text_only = True
+        await self._write(body, text_only=text_only, chunks=events.chunks if events else None)
+        known = reply or Reply(body)
+        self._remember(known)
+        if text_only:
+            return "text_only"
+        stats = self.recorder.stats
+        stats.prompt_ids += known.choices[0][0] or 0
+        stats.output_ids += sum(choice[1] or 0 for choice in known.choices)
+        return "recorded"
+
+    def _judge(self, body: bytes, events: EventStream | None) -> Reply:
+        if events is not None:
+            if (said := events.error) is not None:
+                raise CallError("upstream_error", f"the engine sent an error: {said[:2000].decode('utf-8', 'replace')}")
+            if events.fault is not None:
+                raise CallError("broken_stream", events.fault)
+            if not events.done:
+                raise CallError("upstream_error", "the stream ended without [DONE]")
+            if not events.finished:
+                raise CallError("broken_stream", "the stream ended before every choice had a finish reason")
+        try:
+            reply = Reply(body)
+        except DataError as error:
+            raise CallError("broken_stream", str(error)) from None
+        if not self.recorder.options.text_only:
+            check(reply, self.request.choices)
+        return reply
+
+    def _remember(self, reply: Reply) -> None:
+        placed = self.placed
+        choices = reply.choices
+        self.recorder.sessions.replied(
+            placed,
+            Replied(
+                call_id=reply.id,
+                tags=placed.tags,
+                hashes=tuple(choice[4] for choice in choices),
+                kind=placed.tags.kind or "solver",
+                guessed=placed.guessed_kind,
+                offered=self.request.tools,
+                called=any(choice[5] for choice in choices),
+                text=kept_text(choices[0][6]),
+            ),
+        )
+
+    async def _write(
+        self,
+        response: bytes | None = None,
+        *,
+        error: CallError | None = None,
+        text_only: bool = False,
+        chunks: int | None = None,
+    ) -> None:
+        before = time.monotonic()
+        future = self._append(response, error=error, text_only=text_only, chunks=chunks)
+        self.appended = True
+        try:
+            # Shielded: a client that goes away now finds its record in the log all the same.
+            await asyncio.shield(future)
+        except NotWrittenError as why:
+            self.appended = False
+            raise CallError("not_written", f"the record could not be written: {why}", status=503) from None
+        stats = self.recorder.stats
+        stats.write_seconds += time.monotonic() - before
+        stats.writes += 1
+
+    def _append(
+        self,
+        response: bytes | None,
+        *,
+        error: CallError | None,
+        text_only: bool = False,
+        chunks: int | None = None,
+        partial: bytes | None = None,
+    ) -> asyncio.Future[None]:
+        placed = self.placed
+        head = {
+            **placed.tags.record(),
+            "kind": placed.tags.kind,
+            "session_guessed": placed.guessed_session or None,
+            "kind_guessed": placed.guessed_kind or None,
+            "number": self.number,
+            "route": self.dialect.route,
+            "started": self.started,
+            "ended": time.time(),
+            "streamed": self.streamed,
+            "chunks": chunks,
+            "text_only": text_only or None,
+            "error": None if error is None else {"type": error.outcome, "message": str(error), "status": error.status},
+            # As text: what came of a reply that failed is for people to look at, not for `tito convert` to use.
+            "partial": None if partial is None else partial[:_PARTIAL].decode("utf-8", "replace"),
+        }
+        return self.recorder.log.append("call", head, self.sent, response)
+
+    def fail(self, error: CallError, partial: bytes | None = None) -> CallError:
+        """Counts a failure and records it, with what had come of the reply; nobody waits for that record."""
+        if self.outcome is not None:
+            # The reply was in the log, and counted, before the client went away.
+            return error
+        if self.appended:
+            self._end("recorded")
+            return error
+        self._end(error.outcome, str(error))
+        if error.outcome != "not_written":
+            self._append(None, error=error, partial=partial).add_done_callback(_looked_at)
+        return error
+
+    def _end(self, outcome: str, why: str | None = None) -> None:
+        self.outcome = outcome
+        self.recorder.stats.end(self.dialect.route, outcome, why)
+
+    def _headers(self, upstream: aiohttp.ClientResponse) -> CIMultiDict[str]:
+        headers = CIMultiDict((k, v) for k, v in upstream.headers.items() if k.lower() not in _HOP)
+        headers["x-tito-session"] = self.placed.session.name.encode("ascii", "backslashreplace").decode()
+        headers["x-tito-call"] = str(self.number)
+        return headers
+
+
+def check(reply: Reply, expected: int) -> None:
+    """Whether the ids of a reply can be used; `CallError` says why not."""
+    if len(reply.choices) != expected:
+        raise CallError("mismatch", f"{len(reply.choices)} choices came, {expected} were asked for")
+    for at, (prompt, output, bad, failed, *_) in enumerate(reply.choices):
+        which = f"choice {at}: " if expected > 1 else ""
+        if bad is not None:
+            raise CallError("mismatch", which + bad)
+        if failed:
+            raise CallError("upstream_error", f"{which}the engine reports a failure in its finish reason")
+        if not prompt or output is None:
+            what = "output" if prompt else "prompt"
+            hint = "the engine must know `return_token_ids` (vLLM 0.10.2 or later); see `tito record --preflight`"
+            raise CallError("missing_ids", f"{which}the reply has no {what} ids: {hint}", retry=False)
+    if not reply.usage:
+        raise CallError("mismatch", "the reply has no usage, so its ids cannot be counted")
+
+
+def _looked_at(future: asyncio.Future[None]) -> None:
+    """Whether a failure could be recorded is told by the log's next record."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _engine_route(route: str) -> str:
+    return "completions" if route == "completions" else "chat"
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

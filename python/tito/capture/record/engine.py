@@ -1,0 +1,135 @@
+"""The engine behind a recorder: what it is, which switches make it return ids, what identifies its model."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tito.errors import TitoError, UsageError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from tito.capture.record.options import Options
+
+__all__ = ["Engine", "find_engine", "overflows"]
+
+# SGLang refuses `return_token_ids` for streams of chat and puts the ids into a last chunk of their own instead.
+_SGLANG_STREAM = [("return_input_ids_in_sglext", "true"), ("return_output_ids_in_sglext", "true")]
+_SWITCH = [("return_token_ids", "true")]
+# What engines say of a request that is longer than the context: vLLM (two releases), SGLang, llama.cpp, OpenAI.
+_OVERFLOW = (
+    "context_length_exceeded",
+    "maximum context length",
+    "longer than the model's context length",
+    "exceeds the available context size",
+    "exceed_context_size_error",
+    "longer than the maximum model length",
+    "is longer than the maximum",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine, as far as it shows itself. `name` is `vllm`, `sglang` or `other`."""
+
+    name: str
+    version: str | None = None
+    models: list[dict[str, Any]] = field(default_factory=list)
+    tokenizer_hash: str | None = None
+    template_hash: str | None = None
+    tokenizer_from: str | None = None
+
+    def switches(self, route: str, *, stream: bool) -> list[tuple[str, str]]:
+        """Members that make a request return ids, as JSON."""
+        if self.name == "sglang" and stream and route == "chat":
+            return _SGLANG_STREAM
+        return _SWITCH
+
+    def identity(self) -> dict[str, Any]:
+        """What the log keeps of it."""
+        return {
+            "engine": self.name,
+            "engine_version": self.version,
+            "models": self.models or None,
+            "tokenizer_hash": self.tokenizer_hash,
+            "template_hash": self.template_hash,
+            "tokenizer_from": self.tokenizer_from,
+        }
+
+
+async def find_engine(client: aiohttp.ClientSession, options: Options) -> Engine:
+    """Looks at an engine. One that cannot be reached yet is `other` without models: the recorder may start first.
+
+    `UsageError` when the folder of `--tokenizer` holds none.
+    """
+    root = options.upstream.root
+    listed = await _get(client, f"{options.upstream.api}/models", options)
+    kept = ("id", "root", "parent", "max_model_len", "owned_by")
+    data = listed.get("data")
+    rows = data if isinstance(data, list) else []
+    models = [{key: row[key] for key in kept if row.get(key) is not None} for row in rows if isinstance(row, dict)]
+    owners = {model.get("owned_by") for model in models}
+    version = (await _get(client, f"{root}/version", options)).get("version") if models else None
+    paths = [str(model.get("root") or model.get("id")) for model in models if "parent" not in model]
+    if options.engine != "auto":
+        name = options.engine
+    elif "sglang" in owners or (info := await _get(client, f"{root}/get_model_info", options)):
+        name = "sglang"
+        info = await _get(client, f"{root}/get_model_info", options)
+        version = version or (await _get(client, f"{root}/get_server_info", options)).get("version")
+        paths = [str(path) for path in (info.get("tokenizer_path"), info.get("model_path")) if path] + paths
+    else:
+        name = "vllm" if "vllm" in owners or version else "other"
+    tokenizer, template, where = _hashes(options.tokenizer, paths)
+    return Engine(name, version if isinstance(version, str) else None, models, tokenizer, template, where)
+
+
+def overflows(status: int, body: bytes) -> bool:
+    """Whether an engine's refusal says that the request is longer than the context.
+
+    >>> overflows(400, b'{"message": "This model\\'s maximum context length is 4096 tokens."}')
+    True
+    """
+    text = body[:65536].decode("utf-8", "replace").lower()
+    return status in (400, 413, 422) and any(words in text for words in _OVERFLOW)
+
+
+async def _get(client: aiohttp.ClientSession, url: str, options: Options) -> dict[str, Any]:
+    import aiohttp
+
+    headers = dict(options.headers)
+    if "authorization" not in {name.lower() for name in headers} and (key := os.environ.get("OPENAI_API_KEY")):
+        headers["Authorization"] = f"Bearer {key}"
+    try:
+        timeout = aiohttp.ClientTimeout(total=5)
+        async with client.get(url, headers=headers, timeout=timeout, allow_redirects=False) as reply:
+            value = json.loads(await reply.read()) if reply.status == 200 else {}
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _hashes(given: Path | None, paths: list[str]) -> tuple[str | None, str | None, str | None]:
+    """Hashes of tokenizer and template, from the folder that was named or from one that the engine names."""
+    from tito.profile.source import read_source, template_hash, tokenizer_hash
+
+    def read(folder: Path) -> tuple[str, str]:
+        source = read_source(folder)
+        return tokenizer_hash(source.tokenizer), template_hash(source.chat_template)
+
+    if given is not None:
+        if not given.is_dir():
+            raise UsageError(f"--tokenizer {given}: no such folder")
+        return (*read(given), str(given))
+    for path in paths:
+        if (folder := Path(path)).joinpath("tokenizer.json").is_file():
+            try:
+                return (*read(folder), path)
+            except TitoError:
+                # What cannot be read here (no template, a missing package) is not known, and so is left out.
+                continue
+    return None, None, None

@@ -1,0 +1,140 @@
+"""A recorder for Python programs: served from a thread of its own while a `with` block runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tito.capture.record.options import Options, Upstream
+from tito.errors import WorldError, with_hint
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tito.capture.record.app import Recorder
+
+__all__ = ["loop_factory", "make_recorder", "patched_openai", "recording", "session_url"]
+
+
+@contextmanager
+def recording(
+    upstream: str,
+    out: str | os.PathLike[str],
+    *,
+    session: str | None = None,
+    patch_openai: bool = False,
+    **options: Any,
+) -> Iterator[str]:
+    """Records every call that is sent to the URL it gives, as `tito record` does.
+
+    `upstream` is the engine's base URL, `out` the log's folder. `session` names the rollout that all calls belong to;
+    without it calls are told apart by their headers or by their prompts. `patch_openai` sends OpenAI clients of this
+    process that are made for `upstream` to the recorder, for code whose URL cannot be moved. Further options are those
+    of `tito record`: `durability`, `on_missing`, `text_only`, `tokenizer`, `engine`, `segment_bytes`, `headers`, ...
+
+    Leaving the block waits for open calls (five seconds), then closes the log; `tito.convert(out, ...)` reads it.
+
+    Raises `UsageError` for a URL that is none, `WorldError` where the folder or the port cannot be had or aiohttp is
+    not installed.
+
+    An example::
+
+        with tito.recording("http://127.0.0.1:8000/v1", "log") as url:
+            client = openai.OpenAI(base_url=url, api_key="-")
+    """
+    import asyncio
+
+    if isinstance(options.get("tokenizer"), str):
+        options["tokenizer"] = Path(options["tokenizer"])
+    told = Options(upstream=Upstream.parse(upstream), out=Path(out), **options)
+    recorder = make_recorder(told)
+    url: list[str] = []
+    failed: list[BaseException] = []
+    ready, loops = threading.Event(), []
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        loops.append((asyncio.get_running_loop(), stop))
+        url.append(await recorder.start())
+        ready.set()
+        await stop.wait()
+        await recorder.stop()
+
+    def run() -> None:
+        try:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(serve())
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name="tito-record", daemon=True)
+    thread.start()
+    ready.wait()
+    if failed:
+        raise failed[0]
+    try:
+        base = url[0] if session is None else session_url(url[0], session)
+        with patched_openai(told.upstream, base) if patch_openai else nullcontext():
+            yield base
+    finally:
+        loop, stop = loops[0]
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def make_recorder(options: Options) -> Recorder:
+    """A recorder; `WorldError` without aiohttp."""
+    try:
+        from tito.capture.record.app import Recorder
+    except ModuleNotFoundError as error:
+        hint = "install it: pip install 'tito-distill[record]'"
+        raise with_hint(WorldError(f"recording needs the package {error.name}"), hint) from None
+    return Recorder(options)
+
+
+def session_url(url: str, session: str) -> str:
+    """The base URL of one session.
+
+    >>> session_url("http://127.0.0.1:8123/v1", "pair 0/agent1")
+    'http://127.0.0.1:8123/s/pair%200%2Fagent1/v1'
+    """
+    return f"{url.removesuffix('/v1')}/s/{quote(session, safe='')}/v1"
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
+
+
+@contextmanager
+def patched_openai(upstream: Upstream, url: str) -> Iterator[None]:
+    """Sends OpenAI clients whose base URL is the engine's to the recorder, those that exist and those to come."""
+    import openai
+
+    def moved(client: Any) -> Any:
+        given = kept.fget(client)
+        theirs = str(given).rstrip("/")
+        return type(given)(url.rstrip("/") + "/") if theirs in (upstream.api, upstream.root) else given
+
+    kept: Any = openai.OpenAI.base_url
+    classes = (openai.OpenAI, openai.AsyncOpenAI)
+    for cls in classes:
+        cls.base_url = property(moved, kept.fset)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for cls in classes:
+            del cls.base_url

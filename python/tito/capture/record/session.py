@@ -1,0 +1,247 @@
+"""Sessions: which rollout a call belongs to, of what kind it is, and what became of the replies before it.
+
+A prompt is known by the hashes of its messages. A prompt that begins with an earlier one goes on from it; what stands
+behind the earlier one says whether its reply was kept. Everything else is a guess, and is marked as one. Memory is
+bounded: of a session the last prompts are known, and of all sessions the last used ones.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tito._core import Request, request_mentions
+from tito.capture.record.tags import Tags, with_session
+from tito.errors import UsageError
+
+__all__ = ["Mark", "Placed", "Replied", "Session", "Sessions"]
+
+_SESSIONS = 20_000
+_PROMPTS = 64
+# A reply shorter than this may stand in a later prompt by chance.
+_SUMMARY_CHARACTERS = 40
+_SUMMARY_KEPT = 20_000
+
+
+@dataclass(slots=True, eq=False)
+class Replied:
+    """One reply, as far as later prompts tell of it."""
+
+    call_id: str | None
+    tags: Tags
+    hashes: tuple[int, ...]
+    """Of the message of each choice."""
+    kind: str
+    guessed: bool
+    offered: bool
+    """Tools were offered."""
+    called: bool
+    """A tool was called."""
+    text: str
+    left_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that a later prompt tells of a reply: `kept`, `parse_error`, `dropped`, or a `kind`."""
+
+    reply: Replied
+    mark: str
+    kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a call belongs."""
+
+    session: Session
+    tags: Tags
+    guessed_session: bool
+    guessed_kind: bool
+    marks: tuple[Mark, ...]
+    prompt: int
+    """Hash of the whole prompt."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """The calls that go by one name."""
+
+    name: str
+    defaults: Tags = field(default_factory=Tags)
+    state: str = "implicit"
+    """`implicit`, `begun` or `ended`."""
+    rollouts: dict[tuple[str | None, str | None, int | None], Tags] = field(default_factory=dict)
+    root: int | None = None
+    """Hash of the first message of the first prompt."""
+    replies: OrderedDict[int, list[Replied]] = field(default_factory=OrderedDict)
+    """By the prompts they answered."""
+    calls: int = 0
+    call_ids: set[str] = field(default_factory=set)
+
+    def before(self, request: Request) -> tuple[int, list[Replied]] | None:
+        """The longest earlier prompt that this one goes on from: how many messages it had, and its replies."""
+        chain = request.chain
+        for length in range(len(chain) - 1, 0, -1):
+            if replies := self.replies.get(chain[length - 1]):
+                return length, replies
+        return None
+
+    def judge(self, request: Request, length: int, replies: list[Replied]) -> Iterator[Mark]:
+        """What the message behind an earlier prompt says of that prompt's replies."""
+        answer = request.messages[length] if request.roles[length] == "a" else None
+        kept = [reply for reply in replies if answer in reply.hashes]
+        if answer is not None and not kept:
+            # The harness wrote the reply anew (cut it, say): which one of several cannot be told.
+            kept = replies
+        for reply in replies:
+            if reply in kept and reply.left_out:
+                reply.left_out = False
+                yield Mark(reply, "kept")
+            elif reply not in kept and not reply.left_out:
+                reply.left_out = True
+                yield Mark(reply, "parse_error" if reply.offered and not reply.called else "dropped")
+
+    def last(self) -> Replied | None:
+        """The last reply."""
+        return next(reversed(self.replies.values()))[-1] if self.replies else None
+
+    def add(self, prompt: int, reply: Replied) -> None:
+        """Takes note of a reply."""
+        self.replies.setdefault(prompt, []).append(reply)
+        self.replies.move_to_end(prompt)
+        while len(self.replies) > _PROMPTS:
+            self.replies.popitem(last=False)
+        if reply.call_id is not None and self.state == "begun":
+            self.call_ids.add(reply.call_id)
+
+
+class Sessions:
+    """All sessions of a recorder."""
+
+    def __init__(self, on_rollout: Callable[[Session, Tags], None]) -> None:
+        self._all: OrderedDict[str, Session] = OrderedDict()
+        self._by_prompt: OrderedDict[int, list[Session]] = OrderedDict()
+        self._run = secrets.token_hex(3)
+        self._made = 0
+        self._on_rollout = on_rollout
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def begin(self, name: str, defaults: Tags) -> Session:
+        """Opens a session. `UsageError` for one that is open, or was closed without another attempt being named."""
+        session = self._named(name)
+        again = session.state != "implicit" and defaults.rollout in session.rollouts
+        if session.state == "begun" or again:
+            word = "has begun" if session.state == "begun" else "has ended"
+            raise UsageError(f"session {name!r} {word} already: end it, or give another attempt")
+        session.state, session.defaults = "begun", with_session(defaults, name)
+        session.rollouts, session.call_ids = {session.defaults.rollout: session.defaults}, set()
+        return session
+
+    def end(self, name: str) -> Session:
+        """Closes a session; one that was never opened is closed all the same."""
+        session = self._named(name)
+        if not session.rollouts:
+            session.rollouts[session.defaults.rollout] = with_session(session.defaults, name)
+        session.state = "ended"
+        return session
+
+    def place(self, tags: Tags, request: Request, body: bytes) -> Placed:
+        """Says where a call belongs. `body` is the request's text."""
+        guessed = tags.session is None
+        session = self._named(tags.session) if tags.session is not None else self._find(request, body)
+        tags = with_session(tags.over(session.defaults), session.name)
+        marks: list[Mark] = []
+        kind = "solver"
+        if found := session.before(request):
+            marks += session.judge(request, *found)
+            kind = found[1][-1].kind
+        elif session.replies and request.chain:
+            last = session.last()
+            if last is not None and _summed_up(last, body):
+                if last.guessed and last.kind != "summariser":
+                    last.kind = "summariser"
+                    marks.append(Mark(last, "kind", "summariser"))
+            elif request.chain[0] != session.root:
+                kind = "helper"
+        if session.root is None and request.chain:
+            session.root = request.chain[0]
+        guessed_kind = tags.kind is None
+        if guessed_kind:
+            tags = tags.over(Tags(kind=kind))
+        session.calls += 1
+        self._enter(session, tags)
+        prompt = request.chain[-1] if request.chain else 0
+        return Placed(session, tags, guessed, guessed_kind, tuple(marks), prompt)
+
+    def replied(self, placed: Placed, reply: Replied) -> None:
+        """Takes note of a reply, so that later prompts find it."""
+        placed.session.add(placed.prompt, reply)
+        if placed.guessed_session:
+            known = self._by_prompt.setdefault(placed.prompt, [])
+            if placed.session not in known:
+                known.append(placed.session)
+            self._by_prompt.move_to_end(placed.prompt)
+            while len(self._by_prompt) > _SESSIONS * 2:
+                self._by_prompt.popitem(last=False)
+
+    def _enter(self, session: Session, tags: Tags) -> None:
+        if tags.rollout not in session.rollouts:
+            session.rollouts[tags.rollout] = tags
+            if session.state == "begun":
+                self._on_rollout(session, tags)
+
+    def _named(self, name: str) -> Session:
+        session = self._all.get(name)
+        if session is None:
+            session = self._all[name] = Session(name)
+            while len(self._all) > _SESSIONS:
+                self._forget()
+        self._all.move_to_end(name)
+        return session
+
+    def _forget(self) -> None:
+        """Forgets the session that was used the longest ago; one that is open stays unless all are."""
+        name = next((name for name, session in self._all.items() if session.state != "begun"), next(iter(self._all)))
+        del self._all[name]
+
+    def _find(self, request: Request, body: bytes) -> Session:
+        """The session whose prompts this one goes on from; a new one where none does."""
+        chain, roles = request.chain, request.roles
+        for length in range(len(chain) - 1, 0, -1):
+            known = [s for s in self._by_prompt.get(chain[length - 1], ()) if s.name in self._all]
+            if not known:
+                continue
+            answer = request.messages[length] if roles[length] == "a" else None
+            for session in reversed(known):
+                if any(answer in reply.hashes for reply in session.replies.get(chain[length - 1], ())):
+                    return self._named(session.name)
+            return self._named(known[-1].name)
+        # The same prompt again: in the middle of a rollout a retry, at its start another rollout of the same task.
+        if "a" in roles and (known := [s for s in self._by_prompt.get(chain[-1], ()) if s.name in self._all]):
+            return self._named(known[-1].name)
+        # After a compaction the prompt holds the summary, which is the last reply of its session.
+        for name in list(self._all)[:-9:-1]:
+            session = self._all[name]
+            if (last := session.last()) and _summed_up(last, body):
+                return self._named(name)
+        self._made += 1
+        return self._named(f"auto-{self._run}-{self._made}")
+
+
+def _summed_up(reply: Replied, body: bytes) -> bool:
+    text = reply.text.strip()
+    return len(text) >= _SUMMARY_CHARACTERS and request_mentions(body, text)
+
+
+def kept_text(text: str) -> str:
+    """As much of a reply as is kept to be found again.
+
+    >>> kept_text("summary")
+    'summary'
+    """
+    return text[:_SUMMARY_KEPT]

@@ -1,0 +1,103 @@
+"""Whose call a request is: what its headers, its path and its key say."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import unquote
+
+from tito.errors import UsageError
+
+__all__ = ["Tags", "read_tags", "split_path"]
+
+_PREFIX = re.compile(r"/s/([^/]+)(/.*)")
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+_KEY = "tito:"
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """What is known of a call before its body is read. `kind` None is to be guessed."""
+
+    session: str | None = None
+    task: str | None = None
+    pair: str | None = None
+    agent: str | None = None
+    attempt: int | None = None
+    kind: str | None = None
+
+    def over(self, other: Tags) -> Tags:
+        """These tags, with those of `other` where nothing is said.
+
+        >>> Tags(agent="a").over(Tags(agent="b", task="t")).task
+        't'
+        """
+        names = ("session", "task", "pair", "agent", "attempt", "kind")
+        return Tags(*(mine if (mine := getattr(self, name)) is not None else getattr(other, name) for name in names))
+
+    @property
+    def rollout(self) -> tuple[str | None, str | None, int | None]:
+        """What tells rollouts of one session apart, as `tito convert` does."""
+        return self.agent, self.task, self.attempt
+
+    def record(self) -> dict[str, str | int | None]:
+        """The tags as records spell them."""
+        return {
+            "session_id": self.session,
+            "task_id": self.task,
+            "pair_id": self.pair,
+            "agent": self.agent,
+            "attempt": self.attempt,
+        }
+
+
+def split_path(path: str) -> tuple[str | None, str]:
+    """The session of a path, and the path without it. The session may be percent-encoded.
+
+    >>> split_path("/s/run%201/v1/chat/completions")
+    ('run 1', '/v1/chat/completions')
+    """
+    if match := _PREFIX.fullmatch(path):
+        return unquote(match[1]), match[2]
+    return None, path
+
+
+def read_tags(headers: Mapping[str, str], prefix: str | None, *, by_key: bool) -> tuple[Tags, str | None]:
+    """Tags of a request, and the API key to send on when the client's own carries the session: `tito:SESSION`, or
+    `tito:SESSION:KEY`. The header wins over the path, the path over the key. `UsageError` for a tag that cannot be one.
+    """
+
+    def text(name: str) -> str | None:
+        value = headers.get(f"x-tito-{name}")
+        if value is not None and not _NAME.fullmatch(value):
+            raise UsageError(f"x-tito-{name}: 1 to 256 characters, none of them a control character")
+        return value
+
+    attempt = text("attempt")
+    if attempt is not None and not re.fullmatch(r"\d{1,9}", attempt):
+        raise UsageError(f"x-tito-attempt: {attempt!r} is no whole number")
+    key = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
+    from_key, real = None, None
+    if key.startswith(_KEY):
+        from_key, _, real = key.removeprefix(_KEY).partition(":")
+    elif by_key and key:
+        # A hash that nobody can turn back into the key.
+        from_key = "key-" + hashlib.sha256(key.encode()).hexdigest()[:16]
+    if prefix is not None and not _NAME.fullmatch(prefix):
+        raise UsageError("the session in the path: 1 to 256 characters, none of them a control character")
+    tags = Tags(
+        session=text("session") or prefix or from_key or None,
+        task=text("task"),
+        pair=text("pair"),
+        agent=text("agent"),
+        attempt=None if attempt is None else int(attempt),
+        kind=text("kind"),
+    )
+    return tags, real
+
+
+def with_session(tags: Tags, session: str) -> Tags:
+    """The tags, in a session."""
+    return replace(tags, session=session)

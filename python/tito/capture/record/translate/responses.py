@@ -1,0 +1,286 @@
+"""OpenAI's Responses route, spoken as chat. Nothing is stored: a request holds its whole history."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tito.capture.record.errors import CallError, chat_error
+from tito.capture.record.translate.chat import Translated, answer_parts, event, refuse, texts
+
+__all__ = ["Responses"]
+
+_SAME = ("model", "temperature", "top_p", "parallel_tool_calls", "user", "seed", "chat_template_kwargs")
+_READ = frozenset(
+    {*_SAME, "input", "instructions", "tools", "tool_choice", "max_output_tokens", "stream", "text", "reasoning"}
+)
+# What says nothing of the sample.
+_SILENT = frozenset(
+    {"metadata", "store", "include", "service_tier", "safety_identifier", "stream_options", "truncation", "background"}
+    | {"prompt_cache_key", "prompt_cache_retention", "client_metadata"}
+)
+_TEXTS = ("input_text", "output_text", "text")
+
+
+class Responses(Translated):
+    """See the module."""
+
+    route = "responses"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = -1
+        self.created = time.time()
+        self.asked: dict[str, Any] = {}
+        self.output: list[dict[str, Any]] = []
+        self.item: str | None = None
+
+    def error(self, error: CallError) -> bytes:
+        """A failure in OpenAI's shape."""
+        return chat_error(error)
+
+    def error_event(self, error: CallError) -> bytes:
+        """A failure in a stream."""
+        told = json.loads(chat_error(error))["error"]
+        return self._event("error", {**told, "error": told})
+
+    def to_chat(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """See `Translated`."""
+        if unknown := [name for name in asked if name not in _READ | _SILENT and asked[name] is not None]:
+            raise refuse(f"{unknown[0]!r}")
+        if asked.get("background") or asked.get("truncation") not in (None, "disabled"):
+            raise refuse("a request in the background, or one that may be cut")
+        self.asked = asked
+        chat: dict[str, Any] = {name: asked.get(name) for name in _SAME}
+        chat["max_tokens"] = asked.get("max_output_tokens")
+        messages: list[dict[str, Any]] = []
+        if asked.get("instructions"):
+            messages.append({"role": "system", "content": asked["instructions"]})
+        said = asked.get("input")
+        items = [{"role": "user", "content": said}] if isinstance(said, str) else said or []
+        for item in items:
+            _item(item, messages)
+        chat["messages"] = messages
+        if asked.get("tools"):
+            chat["tools"] = [_tool(tool) for tool in asked["tools"]]
+        choice = asked.get("tool_choice")
+        if isinstance(choice, dict):
+            if choice.get("type") != "function":
+                raise refuse(f"the tool choice {choice.get('type')!r}")
+            choice = {"type": "function", "function": {"name": choice.get("name")}}
+        chat["tool_choice"] = choice if asked.get("tools") else None
+        if effort := (asked.get("reasoning") or {}).get("effort"):
+            chat["reasoning_effort"] = effort
+        if (form := (asked.get("text") or {}).get("format")) and form.get("type") != "text":
+            schema = {key: value for key, value in form.items() if key != "type"}
+            chat["response_format"] = {"type": form["type"], **({"json_schema": schema} if schema else {})}
+        return chat
+
+    def from_chat(self, message: dict[str, Any]) -> dict[str, Any]:
+        """See `Translated`."""
+        thinking, text, calls = answer_parts(message)
+        if thinking:
+            self.output.append(self._reasoning(thinking))
+        if text or not calls:
+            self.output.append(self._message(text))
+        for call in calls:
+            self.output.append(self._function(call["id"], call["function"]["name"], call["function"]["arguments"]))
+        return self._response(self._status())
+
+    def start(self) -> Iterator[bytes]:
+        """See `Translated`."""
+        for name in ("created", "in_progress"):
+            yield self._event(f"response.{name}", {"response": self._response("in_progress")})
+
+    def think(self, words: str) -> Iterator[bytes]:
+        """See `Translated`."""
+        yield from self._open("reasoning", self._reasoning(""))
+        item = self.output[-1]
+        item["content"][0]["text"] += words
+        yield self._event("response.reasoning_text.delta", {**self._at(), "content_index": 0, "delta": words})
+
+    def say(self, words: str) -> Iterator[bytes]:
+        """See `Translated`."""
+        yield from self._open("message", self._message(""))
+        item = self.output[-1]
+        item["content"][0]["text"] += words
+        yield self._event(
+            "response.output_text.delta", {**self._at(), "content_index": 0, "delta": words, "logprobs": []}
+        )
+
+    def call(self, delta: dict[str, Any]) -> Iterator[bytes]:
+        """See `Translated`."""
+        function = delta.get("function") or {}
+        made = self._function(delta.get("id") or "", function.get("name") or "", "")
+        yield from self._open(f"tool {delta.get('index', 0)}", made)
+        if arguments := function.get("arguments"):
+            self.output[-1]["arguments"] += arguments
+            yield self._event("response.function_call_arguments.delta", {**self._at(), "delta": arguments})
+
+    def stop(self) -> Iterator[bytes]:
+        """See `Translated`."""
+        yield from self._close()
+        status = self._status()
+        yield self._event(f"response.{status}", {"response": self._response(status)})
+
+    def _open(self, name: str, item: dict[str, Any]) -> Iterator[bytes]:
+        if self.item == name:
+            return
+        yield from self._close()
+        self.item = name
+        self.output.append(item)
+        begun = {**item, "status": "in_progress"}
+        if item["type"] != "function_call":
+            begun["content"] = []
+        yield self._event("response.output_item.added", {"output_index": len(self.output) - 1, "item": begun})
+        if item["type"] == "message":
+            part = {**self._at(), "content_index": 0, "part": _text("")}
+            yield self._event("response.content_part.added", part)
+
+    def _close(self) -> Iterator[bytes]:
+        if self.item is None:
+            return
+        self.item = None
+        item = self.output[-1]
+        kind = item["type"]
+        if kind == "function_call":
+            done = {**self._at(), "name": item["name"], "arguments": item["arguments"]}
+            yield self._event("response.function_call_arguments.done", done)
+        else:
+            text = item["content"][0]["text"]
+            word = "output_text" if kind == "message" else "reasoning_text"
+            done = {**self._at(), "content_index": 0, "text": text}
+            yield self._event(f"response.{word}.done", done | ({"logprobs": []} if kind == "message" else {}))
+            if kind == "message":
+                part = {**self._at(), "content_index": 0, "part": _text(text)}
+                yield self._event("response.content_part.done", part)
+        yield self._event("response.output_item.done", {"output_index": len(self.output) - 1, "item": item})
+
+    def _event(self, name: str, data: dict[str, Any]) -> bytes:
+        self.number += 1
+        return event(name, {**data, "type": name, "sequence_number": self.number})
+
+    def _at(self) -> dict[str, Any]:
+        return {"item_id": self.output[-1]["id"], "output_index": len(self.output) - 1}
+
+    def _item_id(self, kind: str) -> str:
+        return f"{kind}_{self.id}_{len(self.output)}"
+
+    def _reasoning(self, text: str) -> dict[str, Any]:
+        content = [{"type": "reasoning_text", "text": text}]
+        return {
+            "id": self._item_id("rs"),
+            "type": "reasoning",
+            "summary": [],
+            "content": content,
+            "status": "completed",
+        }
+
+    def _message(self, text: str) -> dict[str, Any]:
+        head = {"id": self._item_id("msg"), "type": "message", "role": "assistant", "status": "completed"}
+        return {**head, "content": [_text(text)]}
+
+    def _function(self, call: str, name: str, arguments: str) -> dict[str, Any]:
+        head = {"id": self._item_id("fc"), "type": "function_call", "call_id": call, "status": "completed"}
+        return {**head, "name": name, "arguments": arguments}
+
+    def _status(self) -> str:
+        return "incomplete" if self.finish == "length" else "completed"
+
+    def _response(self, status: str) -> dict[str, Any]:
+        asked, usage = self.asked, self.usage
+        told: dict[str, Any] | None = None
+        if usage and status != "in_progress":
+            told = {
+                "input_tokens": usage.get("prompt_tokens", 0),
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens": usage.get("completion_tokens", 0),
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": usage.get("total_tokens", 0),
+            }
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created,
+            "status": status,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "instructions": asked.get("instructions"),
+            "max_output_tokens": asked.get("max_output_tokens"),
+            "metadata": asked.get("metadata") or {},
+            "model": self.model,
+            "output": self.output,
+            "parallel_tool_calls": asked.get("parallel_tool_calls", True),
+            "temperature": asked.get("temperature"),
+            "tool_choice": asked.get("tool_choice") or "auto",
+            "tools": asked.get("tools") or [],
+            "top_p": asked.get("top_p"),
+            "usage": told,
+        }
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": []}
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    if tool.get("type") != "function":
+        raise refuse(f"the tool {tool.get('type')!r}")
+    kept = {name: tool[name] for name in ("name", "description", "parameters", "strict") if tool.get(name) is not None}
+    return {"type": "function", "function": kept}
+
+
+def _item(item: dict[str, Any], messages: list[dict[str, Any]]) -> None:
+    """Adds one item of the input; what one turn of the model is in items, is one message."""
+    kind = item.get("type", "message")
+    if kind == "message":
+        role = {"developer": "system"}.get(str(item.get("role")), item.get("role"))
+        content = _content(item.get("content"))
+        if role == "assistant":
+            _turn(messages)["content"] = content
+        else:
+            messages.append({"role": role, "content": content})
+    elif kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        _turn(messages).setdefault("tool_calls", []).append(call)
+    elif kind == "function_call_output":
+        output = texts(item.get("output") or "", _TEXTS, "function_call_output")
+        if output is None:
+            raise refuse("a tool result with something other than text")
+        messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": output})
+    elif kind == "reasoning":
+        parts = item.get("content") or item.get("summary") or []
+        text = "".join(str(part.get("text", "")) for part in parts)
+        if text:
+            # Engines differ in the name they read.
+            _turn(messages, new=True).update(reasoning=text, reasoning_content=text)
+    else:
+        raise refuse(f"an item of type {kind!r}")
+
+
+def _turn(messages: list[dict[str, Any]], *, new: bool = False) -> dict[str, Any]:
+    if (
+        new
+        or not messages
+        or messages[-1]["role"] != "assistant"
+        or (messages[-1]["content"] is not None and "tool_calls" in messages[-1])
+    ):
+        messages.append({"role": "assistant", "content": None})
+    return messages[-1]
+
+
+def _content(content: Any) -> Any:
+    if (text := texts(content, _TEXTS, "input")) is not None:
+        return text
+    parts = []
+    for part in content:
+        if part.get("type") in _TEXTS:
+            parts.append({"type": "text", "text": part.get("text", "")})
+        elif part.get("type") == "input_image" and part.get("image_url"):
+            parts.append({"type": "image_url", "image_url": {"url": part["image_url"]}})
+        else:
+            raise refuse(f"a part of type {part.get('type')!r}")
+    return parts

@@ -1,0 +1,517 @@
+//! The log on disk: segments of lines, one thread that writes them, and the repair of what a crash left.
+//!
+//! A line is whole or not there: a write that fails is taken back, what is torn behind the last line end is cut off at
+//! the next start. Lines that wait are written and synced together. A segment that is full is compressed under another
+//! name, which it gets when it is whole.
+
+use crate::error::{Error, Result};
+use crate::json::Cursor;
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// When a line counts as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The system has it: it survives the end of this process.
+    Flush,
+    /// The disk has it: it survives the end of the machine.
+    Fsync,
+}
+
+/// What became of lines: all up to `upto` are settled, and those in `failed` are not in the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Number of the last line that was dealt with.
+    pub upto: u64,
+    /// First and last number, and what the system said.
+    pub failed: Vec<(u64, u64, String)>,
+}
+
+/// What a repair did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// The highest number of a segment.
+    pub last: u64,
+    /// Bytes of torn lines that were cut off.
+    pub torn: u64,
+    /// Segments that were still open.
+    pub open: Vec<PathBuf>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Vec<u8>>,
+    appended: u64,
+    opening: Vec<u8>,
+    settled: Settled,
+    segments: u64,
+    bytes: u64,
+    closing: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    more: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Log {
+    /// Repairs what lies in the folder and starts a new segment, which begins with `opening` (whole lines). A byte is
+    /// written to `wake` whenever [`Log::settled`] has news.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn open(
+        folder: &Path,
+        limit: u64,
+        durability: Durability,
+        opening: Vec<u8>,
+        wake: UnixStream,
+    ) -> Result<(Self, Repaired)> {
+        let name = folder.to_string_lossy().into_owned();
+        fs::create_dir_all(folder).map_err(Error::io("make", &name))?;
+        let repaired = repair(folder)?;
+        wake.set_nonblocking(true).map_err(Error::io("set up the thread that writes to", &name))?;
+        let shared = Arc::new(Shared::default());
+        shared.lock().opening = opening;
+        let mut writer = Writer {
+            folder: folder.to_owned(),
+            limit,
+            durability,
+            wake,
+            number: repaired.last,
+            segment: None,
+            packers: Vec::new(),
+        };
+        // What was left open is packed while the new segment is written.
+        for path in &repaired.open {
+            writer.pack(path.clone());
+        }
+        writer.begin(&shared)?;
+        let thread = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name("tito-log".to_owned()).spawn(move || writer.run(&shared))
+        };
+        let thread = thread.map_err(Error::io("start the thread that writes to", &name))?;
+        Ok((Self { shared, thread: Some(thread) }, repaired))
+    }
+
+    /// Hands a line over (with its line end); gives its number, from 1.
+    pub fn append(&self, line: Vec<u8>) -> u64 {
+        let mut queue = self.shared.lock();
+        queue.waiting.push_back(line);
+        queue.appended += 1;
+        self.shared.more.notify_one();
+        queue.appended
+    }
+
+    /// What became of lines since the last time.
+    #[must_use]
+    pub fn settled(&self) -> Settled {
+        let mut queue = self.shared.lock();
+        Settled { upto: queue.settled.upto, failed: std::mem::take(&mut queue.settled.failed) }
+    }
+
+    /// What the next segment begins with.
+    pub fn set_opening(&self, opening: Vec<u8>) {
+        self.shared.lock().opening = opening;
+    }
+
+    /// Segments begun, and bytes written to them.
+    #[must_use]
+    pub fn written(&self) -> (u64, u64) {
+        let queue = self.shared.lock();
+        (queue.segments, queue.bytes)
+    }
+
+    /// Writes what waits, closes and packs the segment.
+    pub fn close(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.more.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was told on its own; its lines are settled as failed by whoever waits no longer.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A line of the log: an object's members, then the request and the reply as they stand, on one line.
+#[must_use]
+pub fn line(head: &[u8], request: Option<&[u8]>, response: Option<&[u8]>) -> Vec<u8> {
+    let length = |part: Option<&[u8]>| part.map_or(0, |part| part.len() + 16);
+    let mut out = Vec::with_capacity(head.len() + length(request) + length(response) + 2);
+    out.extend_from_slice(head.strip_suffix(b"}").unwrap_or(head));
+    for (key, part) in [("request", request), ("response", response)] {
+        if let Some(part) = part {
+            out.extend_from_slice(b", \"");
+            out.extend_from_slice(key.as_bytes());
+            out.extend_from_slice(b"\": ");
+            // A line end in JSON stands between values: inside a string it is written as an escape.
+            let start = out.len();
+            out.extend_from_slice(part);
+            out[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+        }
+    }
+    out.extend_from_slice(b"}\n");
+    out
+}
+
+#[derive(Debug)]
+struct Segment {
+    path: PathBuf,
+    file: File,
+    /// Bytes of whole lines.
+    length: u64,
+    /// Lines besides the opening.
+    lines: u64,
+}
+
+#[derive(Debug)]
+struct Writer {
+    folder: PathBuf,
+    limit: u64,
+    durability: Durability,
+    wake: UnixStream,
+    number: u64,
+    segment: Option<Segment>,
+    packers: Vec<JoinHandle<()>>,
+}
+
+impl Writer {
+    fn run(mut self, shared: &Shared) {
+        let mut batch = Vec::new();
+        loop {
+            let mut queue = shared.lock();
+            while queue.waiting.is_empty() && !queue.closing {
+                queue = shared.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            batch.extend(queue.waiting.drain(..));
+            let upto = queue.appended;
+            drop(queue);
+            if batch.is_empty() {
+                break;
+            }
+            let lines = batch.len() as u64;
+            let written = self.write(&batch, shared);
+            let bytes: usize = batch.iter().map(Vec::len).sum();
+            batch.clear();
+            let mut queue = shared.lock();
+            queue.settled.upto = upto;
+            match written {
+                Ok(()) => queue.bytes += bytes as u64,
+                Err(error) => queue.settled.failed.push((upto - lines + 1, upto, error.to_string())),
+            }
+            drop(queue);
+            // Full means that whoever listens has not looked yet, and will; gone means that nobody listens.
+            let _ = self.wake.write(&[1]);
+        }
+        self.end();
+        for packer in self.packers.drain(..) {
+            let _ = packer.join();
+        }
+    }
+
+    /// Writes lines; all of them or none.
+    fn write(&mut self, batch: &[Vec<u8>], shared: &Shared) -> Result<()> {
+        if self.segment.as_ref().is_some_and(|segment| segment.length >= self.limit) {
+            self.end();
+        }
+        if self.segment.is_none() {
+            self.begin(shared)?;
+        }
+        let Some(segment) = &mut self.segment else { return Ok(()) };
+        match append(segment, batch, self.durability) {
+            Ok(()) => {
+                segment.lines += batch.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                // After a failed sync nobody knows what the disk holds, so the segment gets no more lines.
+                let name = segment.path.to_string_lossy().into_owned();
+                self.end();
+                Err(Error::io("write", name)(error))
+            }
+        }
+    }
+
+    fn begin(&mut self, shared: &Shared) -> Result<()> {
+        let opening = shared.lock().opening.clone();
+        let path = self.folder.join(format!("calls-{:06}.jsonl", self.number + 1));
+        let failed = Error::io("write", path.to_string_lossy());
+        let made = || -> io::Result<Segment> {
+            let file = OpenOptions::new().create_new(true).append(true).open(&path)?;
+            let mut segment = Segment { path: path.clone(), file, length: 0, lines: 0 };
+            append(&mut segment, &[opening], self.durability)?;
+            if self.durability == Durability::Fsync {
+                File::open(&self.folder)?.sync_all()?;
+            }
+            Ok(segment)
+        };
+        match made() {
+            Ok(segment) => {
+                self.number += 1;
+                self.segment = Some(segment);
+                shared.lock().segments += 1;
+                Ok(())
+            }
+            Err(error) => {
+                // An empty file that is left on a full disk would stand in the way of the next try.
+                let _ = fs::remove_file(&path);
+                Err(failed(error))
+            }
+        }
+    }
+
+    /// Closes the segment and packs it on a thread of its own.
+    fn end(&mut self) {
+        let Some(segment) = self.segment.take() else { return };
+        let Segment { path, lines, .. } = segment;
+        if lines == 0 {
+            let _ = fs::remove_file(&path);
+            return;
+        }
+        self.pack(path);
+    }
+
+    fn pack(&mut self, path: PathBuf) {
+        self.packers.retain(|packer| !packer.is_finished());
+        let spawned = std::thread::Builder::new().name("tito-pack".to_owned()).spawn(move || {
+            // What cannot be packed (a full disk) stays as it is, is read like any other file, and is packed at the
+            // next start.
+            let _ = pack(&path);
+        });
+        self.packers.extend(spawned.ok());
+    }
+}
+
+fn append(segment: &mut Segment, lines: &[Vec<u8>], durability: Durability) -> io::Result<()> {
+    let result = write_all(&mut segment.file, lines).and_then(|()| match durability {
+        Durability::Flush => Ok(()),
+        Durability::Fsync => segment.file.sync_data(),
+    });
+    match result {
+        Ok(()) => segment.length += lines.iter().map(|line| line.len() as u64).sum::<u64>(),
+        Err(_) => segment.file.set_len(segment.length)?,
+    }
+    result
+}
+
+fn write_all(file: &mut File, lines: &[Vec<u8>]) -> io::Result<()> {
+    match lines {
+        [line] => file.write_all(line),
+        _ => file.write_all(&lines.concat()),
+    }
+}
+
+/// Packs a segment: the packed file gets its name when it is whole and on disk, then the plain one goes.
+fn pack(path: &Path) -> io::Result<()> {
+    let (temporary, packed) = (hidden(path), with_zst(path));
+    let made = || -> io::Result<()> {
+        let mut from = File::open(path)?;
+        let length = from.metadata()?.len();
+        let to = File::create(&temporary)?;
+        let mut encoder = zstd::stream::write::Encoder::new(to, 3)?;
+        encoder.include_checksum(true)?;
+        encoder.set_pledged_src_size(Some(length))?;
+        // Prompts grow from call to call, so what repeats lies far back.
+        encoder.long_distance_matching(true)?;
+        io::copy(&mut from, &mut encoder)?;
+        encoder.finish()?.sync_all()?;
+        fs::rename(&temporary, &packed)?;
+        if let Some(folder) = path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        fs::remove_file(path)
+    };
+    made().inspect_err(|_| {
+        let _ = fs::remove_file(&temporary);
+    })
+}
+
+fn with_zst(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".zst");
+    PathBuf::from(name)
+}
+
+fn hidden(path: &Path) -> PathBuf {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    path.with_file_name(format!(".{name}.zst.tmp"))
+}
+
+/// Cuts off what a crash left torn, and clears away what a crash left half packed.
+///
+/// # Errors
+/// `Io`.
+pub fn repair(folder: &Path) -> Result<Repaired> {
+    let mut repaired = Repaired::default();
+    let named = |path: &Path| path.to_string_lossy().into_owned();
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let mut paths: Vec<_> = entries.map_err(Error::io("read", named(folder)))?.iter().map(fs::DirEntry::path).collect();
+    paths.sort();
+    for path in paths {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if name.starts_with(".calls-") && name.ends_with(".zst.tmp") {
+            fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
+            continue;
+        }
+        let Some((number, rest)) = name.strip_prefix("calls-").and_then(|name| name.split_once('.')) else { continue };
+        let Ok(number) = number.parse::<u64>() else { continue };
+        repaired.last = repaired.last.max(number);
+        if rest != "jsonl" {
+            continue;
+        }
+        if with_zst(&path).exists() {
+            // The packed one got its name when it was whole.
+            fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
+            continue;
+        }
+        let torn = cut_torn(&path).map_err(Error::io("repair", named(&path)))?;
+        repaired.torn += torn;
+        if fs::metadata(&path).map_err(Error::io("read", named(&path)))?.len() == 0 {
+            fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
+        } else {
+            repaired.open.push(path);
+        }
+    }
+    Ok(repaired)
+}
+
+/// Cuts a file behind its last whole line; gives how many bytes went.
+fn cut_torn(path: &Path) -> io::Result<u64> {
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let length = file.metadata()?.len();
+    let mut end = length;
+    while end > 0 {
+        let start = line_start(&mut file, end)?;
+        let mut line = vec![0; (end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut line)?;
+        // After a loss of power a line may be whole in length and hold zeros.
+        let mut cursor = Cursor::new(&line);
+        if line.last() == Some(&b'\n') && cursor.skip().is_ok() && cursor.at_end() {
+            break;
+        }
+        end = start;
+    }
+    if end < length {
+        file.set_len(end)?;
+        file.sync_all()?;
+    }
+    Ok(length - end)
+}
+
+/// Where the line begins that ends at `end`.
+fn line_start(file: &mut File, end: u64) -> io::Result<u64> {
+    let mut block = vec![0; 1 << 16];
+    // The line's own end does not count.
+    let mut upto = end - 1;
+    while upto > 0 {
+        let from = upto.saturating_sub(block.len() as u64);
+        let part = &mut block[..(upto - from) as usize];
+        file.seek(SeekFrom::Start(from))?;
+        file.read_exact(part)?;
+        if let Some(n) = memchr::memrchr(b'\n', part) {
+            return Ok(from + n as u64 + 1);
+        }
+        upto = from;
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn open(folder: &Path, limit: u64) -> (Log, Repaired, UnixStream) {
+        let (wake, listen) = UnixStream::pair().expect("a pair");
+        let (log, repaired) =
+            Log::open(folder, limit, Durability::Flush, b"{\"opening\":1}\n".to_vec(), wake).expect("a log");
+        (log, repaired, listen)
+    }
+
+    fn text(path: &Path) -> String {
+        String::from_utf8(zstd::stream::decode_all(File::open(path).expect("a file")).expect("zstd")).expect("text")
+    }
+
+    #[test]
+    fn lines_are_settled_segments_turn_and_are_packed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut log, repaired, mut listen) = open(folder.path(), 40);
+        assert_eq!(repaired, Repaired::default());
+        for n in 1..=4 {
+            assert_eq!(log.append(format!("{{\"line\":{n},\"text\":\"0123456789\"}}\n").into_bytes()), n);
+            listen.read_exact(&mut [0]).expect("a wake");
+            assert_eq!(log.settled(), Settled { upto: n, failed: Vec::new() });
+        }
+        log.close();
+        let packed =
+            ["calls-000001.jsonl.zst", "calls-000002.jsonl.zst", "calls-000003.jsonl.zst", "calls-000004.jsonl.zst"];
+        assert_eq!(names(folder.path()), packed);
+        for (n, name) in (1..).zip(packed) {
+            let expected = format!("{{\"opening\":1}}\n{{\"line\":{n},\"text\":\"0123456789\"}}\n");
+            assert_eq!(text(&folder.path().join(name)), expected);
+        }
+        let (mut log, repaired, _listen) = open(folder.path(), 40);
+        assert_eq!(repaired.last, 4);
+        log.close();
+        assert_eq!(names(folder.path()), packed, "a segment without lines leaves nothing");
+    }
+
+    #[test]
+    fn what_a_crash_left_is_mended() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let whole = "{\"a\":1}\n{\"b\":\"x\\n\"}\n";
+        fs::write(at("calls-000001.jsonl"), format!("{whole}{{\"c\":[1,2")).expect("written");
+        fs::write(at("calls-000002.jsonl"), format!("{whole}{}", "\0".repeat(200_000))).expect("written");
+        fs::write(at("calls-000003.jsonl"), "{\"c\":").expect("written");
+        fs::write(at("calls-000004.jsonl"), "{\"d\":1}\n").expect("written");
+        fs::write(at("calls-000004.jsonl.zst"), zstd::encode_all(&b"{\"d\":1}\n"[..], 3).expect("zstd"))
+            .expect("written");
+        fs::write(at(".calls-000005.jsonl.zst.tmp"), "half").expect("written");
+        fs::write(at("calls-000005.jsonl"), "{\"e\":1}\nnull }\n").expect("written");
+        fs::write(at("notes.txt"), "mine").expect("written");
+        let (mut log, repaired, _listen) = open(folder.path(), 40);
+        assert_eq!((repaired.last, repaired.torn, repaired.open.len()), (5, 9 + 200_000 + 5 + 7, 3));
+        log.close();
+        let packed = names(folder.path());
+        assert_eq!(packed[..2], ["calls-000001.jsonl.zst", "calls-000002.jsonl.zst"]);
+        assert_eq!(packed[2..], ["calls-000004.jsonl.zst", "calls-000005.jsonl.zst", "notes.txt"]);
+        assert_eq!(text(&at("calls-000001.jsonl.zst")), whole);
+        assert_eq!(text(&at("calls-000002.jsonl.zst")), whole);
+    }
+}
