@@ -119,11 +119,14 @@ class ScriptedEngine:
 
             async def end():
                 self.close()
-                await asyncio.sleep(0)
+                for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                    task.cancel()
+                await asyncio.sleep(0.01)
 
             asyncio.run_coroutine_threadsafe(end(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
+            loop.close()
 
     def note(self, entry):
         if self.ledger_file is not None:

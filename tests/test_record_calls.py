@@ -1,12 +1,15 @@
 """What passes through a recorder, and what it writes: the engine's own reply, less the ids; its ids, all of them."""
 
 import json
+import time
 import urllib.request
 
 import pytest
 import tito
+import zstandard
+from made_tokenizers import save_qwen, template
 from records import HELLO, TOOL, TOOLS, ask, client, ids_of, lines, recorder
-from scripted_engine import MODEL, output_ids, prompt_ids
+from scripted_engine import MODEL, ScriptedEngine, output_ids, prompt_ids
 
 
 def post(url, path, body, headers=None):
@@ -97,34 +100,31 @@ def test_usage_comes_only_when_it_was_asked_for(tmp_path):
     assert not with_usage[-1].choices
 
 
-def test_the_request_keeps_every_byte_but_the_switches(tmp_path):
-    body = (
-        b'{"model":"scripted", "messages":[{"role":"user","content":"\\u00e9\\n\xc3\xa9"}],\n "seed": 12345678901234567890,'
-        b'"chat_template_kwargs":{"enable_thinking":false}, "temperature":1e-1 }'
-    )
-    with recorder(tmp_path) as (url, _, _):
-        request = urllib.request.Request(url + "/chat/completions", body, {"Content-Type": "application/json"})
-        urllib.request.urlopen(request).read()
-    [path] = tmp_path.glob("calls-*.zst")
-    import zstandard
+ODD = (
+    b'{"model":"scripted", "messages":[{"role":"user","content":"\\u00e9\\n\xc3\xa9"}],\n "seed": 12345678901234567890,'
+    b'"chat_template_kwargs":{"enable_thinking":false}, "temperature":1e-1}'
+)
 
-    text = zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
-    assert body.replace(b"\n ", b"  ").removesuffix(b" }") + b' , "return_token_ids": true}' in text.replace(
-        b" ,", b" ,"
-    )
+
+def test_the_request_keeps_every_byte_but_the_switches(tmp_path):
+    with recorder(tmp_path) as (url, _, _):
+        request = urllib.request.Request(url + "/chat/completions", ODD, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as reply:
+            assert reply.status == 200
+    [path] = tmp_path.glob("calls-*.zst")
+    with zstandard.open(path) as file:
+        text = file.read()
+    assert ODD.replace(b"\n", b" ")[:-1] + b', "return_token_ids": true}' in text
     [line] = lines(tmp_path)
     assert line["request"]["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 def test_events_go_on_as_they_come(tmp_path):
-    from scripted_engine import ScriptedEngine
-
     with recorder(tmp_path, ScriptedEngine(delay=0.15, tokens=5)) as (url, _, _):
-        import time
-
         begun = time.monotonic()
-        made = client(url).chat.completions.create(model=MODEL, messages=HELLO, stream=True)
-        times = [time.monotonic() - begun for _ in made]
+        with client(url) as made:
+            reply = made.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+            times = [time.monotonic() - begun for _ in reply]
     # 5 deltas behind the first event, 0.15 s apart: had they been held up, all would have come at the end.
     assert times[0] < times[-1] / 2
 
@@ -152,10 +152,7 @@ def test_the_first_line_says_which_engine(tmp_path):
 
 
 def test_a_tokenizer_that_is_named_is_hashed(tmp_path):
-    from made_tokenizers import qwen3
-
-    folder = tmp_path / "tokenizer"
-    qwen3().save_pretrained(folder)
+    folder = save_qwen(tmp_path / "tokenizer", "qwen3", template("qwen3"))
     with recorder(tmp_path / "log", tokenizer=folder) as (url, _, _):
         ask(url)
     [line] = lines(tmp_path / "log", "identity")
@@ -164,8 +161,6 @@ def test_a_tokenizer_that_is_named_is_hashed(tmp_path):
 
 
 def test_sglang_is_asked_in_its_own_way(tmp_path):
-    from scripted_engine import ScriptedEngine
-
     engine = ScriptedEngine(owner="sglang", ids=False)
     with recorder(tmp_path, engine, on_missing="pass") as (url, _, _):
         ask(url)
@@ -178,12 +173,13 @@ def test_sglang_is_asked_in_its_own_way(tmp_path):
 
 def test_openai_clients_whose_url_cannot_be_moved(tmp_path):
     with recorder(tmp_path / "one") as (_, _, upstream):
-        early = client(upstream)
-        with tito.recording(upstream, tmp_path / "two", patch_openai=True, session="s"):
-            for made in (early, client(upstream + "/")):
-                made.chat.completions.create(model=MODEL, messages=HELLO)
-        assert str(early.base_url) == upstream + "/"
-        early.chat.completions.create(model=MODEL, messages=HELLO)
+        with client(upstream) as early:
+            with tito.recording(upstream, tmp_path / "two", patch_openai=True, session="s"):
+                early.chat.completions.create(model=MODEL, messages=HELLO)
+                with client(upstream + "/") as late:
+                    late.chat.completions.create(model=MODEL, messages=HELLO)
+            assert str(early.base_url) == upstream + "/"
+            early.chat.completions.create(model=MODEL, messages=HELLO)
     assert len(lines(tmp_path / "two")) == 2
     assert {line["session_id"] for line in lines(tmp_path / "two")} == {"s"}
     assert lines(tmp_path / "one") == []
