@@ -172,14 +172,13 @@ def test_sglang_is_asked_in_its_own_way(tmp_path):
 
 
 def test_openai_clients_whose_url_cannot_be_moved(tmp_path):
-    with recorder(tmp_path / "one") as (_, _, upstream):
-        with client(upstream) as early:
-            with tito.recording(upstream, tmp_path / "two", patch_openai=True, session="s"):
-                early.chat.completions.create(model=MODEL, messages=HELLO)
-                with client(upstream + "/") as late:
-                    late.chat.completions.create(model=MODEL, messages=HELLO)
-            assert str(early.base_url) == upstream + "/"
+    with recorder(tmp_path / "one") as (_, _, upstream), client(upstream) as early:
+        with tito.recording(upstream, tmp_path / "two", patch_openai=True, session="s"):
             early.chat.completions.create(model=MODEL, messages=HELLO)
+            with client(upstream + "/") as late:
+                late.chat.completions.create(model=MODEL, messages=HELLO)
+        assert str(early.base_url) == upstream + "/"
+        early.chat.completions.create(model=MODEL, messages=HELLO)
     assert len(lines(tmp_path / "two")) == 2
     assert {line["session_id"] for line in lines(tmp_path / "two")} == {"s"}
     assert lines(tmp_path / "one") == []

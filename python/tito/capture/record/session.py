@@ -41,6 +41,8 @@ class Replied:
     """A tool was called."""
     text: str
     left_out: bool = False
+    kept: bool = False
+    """A later prompt held it: what comes after may be cut, and tells no more of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,12 @@ class Session:
             # The harness wrote the reply anew (cut it, say): which one of several cannot be told.
             kept = replies
         for reply in replies:
-            if reply in kept and reply.left_out:
-                reply.left_out = False
-                yield Mark(reply, "kept")
-            elif reply not in kept and not reply.left_out:
+            if reply in kept:
+                reply.kept = True
+                if reply.left_out:
+                    reply.left_out = False
+                    yield Mark(reply, "kept")
+            elif not (reply.left_out or reply.kept):
                 reply.left_out = True
                 yield Mark(reply, "parse_error" if reply.offered and not reply.called else "dropped")
 
@@ -157,17 +161,19 @@ class Sessions:
         tags = with_session(tags.over(session.defaults), session.name)
         marks: list[Mark] = []
         kind = "solver"
-        if found := session.before(request):
+        found = session.before(request)
+        last = session.last()
+        answered = found is not None and request.roles[found[0]] == "a"
+        if last is not None and not answered and _summed_up(last, body):
+            # A summary that stands in what the model is told: the rollout goes on behind a compaction.
+            if last.guessed and last.kind != "summariser":
+                last.kind = "summariser"
+                marks.append(Mark(last, "kind", "summariser"))
+        elif found is not None:
             marks += session.judge(request, *found)
             kind = found[1][-1].kind
-        elif session.replies and request.chain:
-            last = session.last()
-            if last is not None and _summed_up(last, body):
-                if last.guessed and last.kind != "summariser":
-                    last.kind = "summariser"
-                    marks.append(Mark(last, "kind", "summariser"))
-            elif request.chain[0] != session.root:
-                kind = "helper"
+        elif last is not None and request.chain and request.chain[0] != session.root:
+            kind = "helper"
         if session.root is None and request.chain:
             session.root = request.chain[0]
         guessed_kind = tags.kind is None

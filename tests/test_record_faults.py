@@ -1,0 +1,183 @@
+"""A call that cannot be captured exactly fails its client, and what was written stays sound."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+
+import openai
+import pytest
+import tito
+from records import HELLO, ask, client, ids_of, lines, recorder
+from scripted_engine import FAULTS, MODEL, ScriptedEngine
+
+NO_IDS = (
+    "the reply has no prompt ids: the engine must know `return_token_ids` (vLLM 0.10.2 or later); see "
+    "`tito record --preflight`"
+)
+COUNTS = "usage.completion_tokens is 4, the outputs hold {} ids"
+OUTCOMES = {
+    "drop_chunk": ("mismatch", COUNTS.format(3)),
+    "double_chunk": ("mismatch", COUNTS.format(5)),
+    "close_early": ("upstream_error", "ClientPayloadError: Response payload is not completed"),
+    "reset": ("upstream_error", "ServerDisconnectedError: Server disconnected"),
+    "wrong_usage": ("mismatch", "usage.completion_tokens is 5, the outputs hold 4 ids"),
+    "no_usage": ("mismatch", "the reply has no usage, so its ids cannot be counted"),
+    "no_ids": ("missing_ids", NO_IDS),
+    "no_prompt_ids": ("missing_ids", NO_IDS),
+    "odd_id": ("mismatch", "token_ids["),
+    "status_500": ("upstream_status", "the engine answered 500"),
+    "overflow": ("context_overflow", "This model's maximum context length is"),
+}
+STREAM = OUTCOMES | {
+    "no_done": ("upstream_error", "the stream ended without [DONE]"),
+    "error_event": ("upstream_error", "the engine sent an error"),
+    "not_json": ("broken_stream", "an event of the stream is not JSON: expected"),
+}
+WHOLE = OUTCOMES | {
+    "no_done": ("broken_stream", "the reply is not JSON: a string does not end"),
+    "error_event": ("upstream_error", "the engine reports a failure"),
+    "not_json": ("broken_stream", "the reply is not JSON: a string does not end"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_reaches_the_client_and_gives_no_row(tmp_path, fault, stream):
+    outcome, said = (STREAM if stream else WHOLE)[fault]
+    with recorder(tmp_path) as (url, _, _):
+        with pytest.raises(openai.APIError) as told:
+            ask(url, stream=stream, scripted={"fault": fault})
+        ask(url)
+    error = told.value
+    passed_on = fault in ("status_500", "overflow") or (fault == "error_event" and stream)
+    if not passed_on:
+        assert error.code == outcome
+        assert said in str(error)
+    if isinstance(error, openai.APIStatusError):
+        assert error.response.headers["x-tito-error"] == outcome
+        assert error.response.status_code == {"status_500": 500, "overflow": 400}.get(fault, 502)
+    failed, good = lines(tmp_path)
+    assert failed["error"]["type"] == outcome
+    assert said in failed["error"]["message"]
+    assert "response" not in failed
+    assert ids_of(good)[1] != [[]]
+    report = tito.convert(tmp_path, tmp_path / "rows.parquet")
+    reason = "context_overflow" if fault == "overflow" else "infra_error"
+    assert (report.rows, report.skipped) == (1, {reason: 1})
+
+
+def test_a_finish_reason_is_never_seen_of_a_call_that_failed(tmp_path):
+    script = {"scripted": {"fault": "wrong_usage"}}
+    seen = []
+    with recorder(tmp_path) as (url, _, _), client(url) as made:
+        stream = made.chat.completions.create(model=MODEL, messages=HELLO, stream=True, extra_body=script)
+        with pytest.raises(openai.APIError, match="the outputs hold 4 ids"):
+            seen.extend(chunk.choices[0] for chunk in stream)
+    assert seen
+    assert all(choice.finish_reason is None for choice in seen)
+
+
+@pytest.mark.parametrize("fault", ["slow_bytes", None])
+def test_slow_bytes_break_nothing(tmp_path, fault):
+    with recorder(tmp_path) as (url, _, _):
+        ask(url, stream=True, scripted={"fault": fault or ""})
+    [line] = lines(tmp_path)
+    assert "error" not in line
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_missing_ids_may_pass_or_be_marked(tmp_path, stream):
+    with recorder(tmp_path / "pass", on_missing="pass") as (url, _, _):
+        reply = ask(url, stream=stream, scripted={"fault": "no_ids"})
+        assert reply[-1].choices[0].finish_reason == "stop" if stream else reply.choices[0].message.content
+        ask(url)
+    assert len(lines(tmp_path / "pass")) == 1
+    with recorder(tmp_path / "mark", on_missing="mark") as (url, _, _):
+        ask(url, stream=stream, scripted={"fault": "no_ids"})
+        ask(url)
+        with pytest.raises(openai.APIError):
+            ask(url, stream=stream, scripted={"fault": "close_early"})
+    marked, _, failed = lines(tmp_path / "mark")
+    assert marked["text_only"] is True
+    assert marked["response"]["choices"][0]["message"]["content"] == " w1155 w1168 w1181"
+    assert failed["error"]["type"] == "upstream_error"
+    report = tito.convert(tmp_path / "mark", tmp_path / "rows.parquet")
+    assert (report.rows, report.skipped) == (1, {"infra_error": 1, "text_only": 1})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_teachers_without_ids_are_recorded_as_text(tmp_path, stream):
+    engine = ScriptedEngine(ids=False)
+    with recorder(tmp_path, engine, text_only=True) as (url, _, _):
+        ask(url, stream=stream)
+        assert "return_token_ids" not in engine.requests[-1]
+    [line] = lines(tmp_path)
+    assert (line["text_only"], line["response"]["usage"]["completion_tokens"]) == (True, 4)
+    with pytest.raises(tito.DataError, match=r"no row is left of 1 calls \(skipped: text_only 1\)"):
+        tito.convert(tmp_path, tmp_path / "rows.parquet")
+
+
+def test_an_engine_that_vanishes_is_told_of(tmp_path):
+    with recorder(tmp_path) as (url, engine, _):
+        ask(url)
+        engine.server.get_loop().call_soon_threadsafe(engine.close)
+        for _ in range(2):
+            with pytest.raises(openai.InternalServerError) as told:
+                ask(url)
+            assert told.value.code == "upstream_error"
+    assert [line.get("error", {}).get("type") for line in lines(tmp_path)] == [None, "upstream_error", "upstream_error"]
+
+
+def test_an_engine_that_falls_silent_is_given_up(tmp_path):
+    with recorder(tmp_path, idle_seconds=0.3) as (url, _, _), pytest.raises(openai.APIError, match="Timeout"):
+        ask(url, stream=True, scripted={"fault": "stall"})
+    [line] = lines(tmp_path)
+    assert line["error"]["type"] == "upstream_error"
+    assert "token_ids" in line["partial"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_is_recorded_as_gone(tmp_path, stream):
+    with recorder(tmp_path, ScriptedEngine(delay=0.2, tokens=10)) as (url, _, _):
+        with client(url, timeout=0.5) as made:
+            if stream:
+                reply = made.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+                next(iter(reply))
+                reply.close()
+            else:
+                with pytest.raises(openai.APITimeoutError):
+                    made.chat.completions.create(model=MODEL, messages=HELLO)
+        wait_for(lambda: b"client_closed" in b"".join(p.read_bytes() for p in tmp_path.glob("calls-*.jsonl")))
+    [line] = lines(tmp_path)
+    assert line["error"]["type"] == "client_closed"
+    with pytest.raises(tito.DataError, match=r"no row is left of 1 calls \(skipped: infra_error 1\)"):
+        tito.check(tmp_path)
+
+
+def wait_for(true, seconds=10):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/chat/completions", b"{", "position 1: the request is not JSON"),
+        ("/chat/completions", b"[]", "the request is not JSON: a request is a JSON object"),
+        ("/chat/completions", b'{"n":1,"n":2}', "a key stands twice in one object"),
+        ("/responses", b"{}{}", "the request is not JSON: Extra data"),
+        ("/messages", b"3", "a request is a JSON object"),
+    ],
+)
+def test_what_is_no_request_is_refused(tmp_path, path, body, said):
+    with recorder(tmp_path) as (url, engine, _):
+        with pytest.raises(urllib.error.HTTPError) as told:
+            urllib.request.urlopen(urllib.request.Request(url + path, body))
+        error = json.loads(told.value.read())["error"]
+        assert (told.value.code, error["code"]) == (400, "refused")
+        assert said in error["message"]
+        assert engine.requests == []
+    assert lines(tmp_path) == []
