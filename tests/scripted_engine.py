@@ -83,6 +83,7 @@ class ScriptedEngine:
     seed: int = 0
     owner: str = "vllm"
     ids: bool = True
+    script: dict = field(default_factory=dict)
     ledger: list = field(default_factory=list)
     ledger_file: object = None
     requests: list = field(default_factory=list)
@@ -208,7 +209,7 @@ class _Connection(asyncio.Protocol):
         if engine.keep_requests:
             engine.requests.append(request)
             engine.headers.append(headers)
-        script = request.get("scripted") or {}
+        script = {**engine.script, **(request.get("scripted") or {})}
         fault = script.get("fault")
         if fault is None and engine.faults and engine.random.random() < engine.faults:
             fault = engine.random.choice([*FAULTS, "slow_bytes"])

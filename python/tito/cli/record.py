@@ -149,17 +149,17 @@ async def _serve(args: argparse.Namespace, recorder: Recorder) -> int:
     from tito.capture.record.view import farewell, watch
 
     url = await recorder.start()
+    stop = asyncio.Event()
+    running = _stop_on_signals(stop, forward=args.env)
     if not args.quiet:
         _greet(recorder, url)
     if not args.env and not args.json:
         print(url, flush=True)
-    stop = asyncio.Event()
-    stopped = _stop_on_signals(stop, forward=args.env)
     watcher = None
     if not args.quiet and not args.env and sys.stderr.isatty():
         watcher = asyncio.ensure_future(watch(recorder))
     try:
-        code = await _harness(args.command, url, stopped) if args.env else await _until(stop)
+        code = await _harness(args.command, url, running) if args.env else await _until(stop)
     finally:
         if watcher is not None:
             watcher.cancel()

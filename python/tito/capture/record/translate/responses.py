@@ -239,7 +239,8 @@ def _item(item: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         role = {"developer": "system"}.get(str(item.get("role")), item.get("role"))
         content = _content(item.get("content"))
         if role == "assistant":
-            _turn(messages)["content"] = content
+            said = bool(messages) and (messages[-1]["content"] is not None or "tool_calls" in messages[-1])
+            _turn(messages, new=said)["content"] = content
         else:
             messages.append({"role": role, "content": content})
     elif kind == "function_call":
@@ -262,12 +263,8 @@ def _item(item: dict[str, Any], messages: list[dict[str, Any]]) -> None:
 
 
 def _turn(messages: list[dict[str, Any]], *, new: bool = False) -> dict[str, Any]:
-    if (
-        new
-        or not messages
-        or messages[-1]["role"] != "assistant"
-        or (messages[-1]["content"] is not None and "tool_calls" in messages[-1])
-    ):
+    """The model's turn that an item belongs to: thinking opens one, calls join one."""
+    if new or not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": None})
     return messages[-1]
 

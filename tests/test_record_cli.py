@@ -1,0 +1,179 @@
+"""`tito record` as people call it."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from records import TOOL, lines
+from scripted_engine import MODEL, ScriptedEngine
+
+HARNESS = """
+import os, openai
+with openai.OpenAI(max_retries=0) as client:
+    reply = client.chat.completions.create(model="scripted", messages=[{"role": "user", "content": "hi"}])
+url = os.environ["OPENAI_BASE_URL"]
+print(reply.id, os.environ["ANTHROPIC_BASE_URL"] + "/v1" == url == os.environ["OPENAI_API_BASE"])
+raise SystemExit(7)
+"""
+
+QUIET = HARNESS.replace("print(", "_ = (")
+
+
+def record(*arguments, **more):
+    command = [sys.executable, "-m", "tito", "record", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **more)
+
+
+def test_a_harness_runs_with_the_right_environment(tmp_path):
+    with ScriptedEngine().serving() as upstream:
+        result = record("--upstream", upstream, "--out", tmp_path, "--env", "--", sys.executable, "-c", HARNESS)
+    assert (result.returncode, result.stdout) == (7, "chatcmpl-0-1 True\n"), result.stderr
+    assert f"recording {upstream} (vllm: scripted) at http://127.0.0.1:" in result.stderr
+    assert "calls     1 (recorded 1)\nids       4 sampled, 7 of prompts\n" in result.stderr
+    assert len(lines(tmp_path)) == 1
+
+
+def test_counts_as_json(tmp_path):
+    with ScriptedEngine(faults=1.0, script={"fault": "no_ids"}).serving() as upstream:
+        result = record(
+            *("--upstream", upstream, "--out", tmp_path, "--json", "--quiet", "--on-missing", "pass"),
+            *("--env", "--", sys.executable, "-c", QUIET),
+        )
+    assert result.stderr == ""
+    told = json.loads(result.stdout)
+    assert (told["calls"], told["outcomes"], told["marks"]) == (1, {"passed": 1}, {})
+
+
+def test_it_serves_until_it_is_stopped(tmp_path):
+    with ScriptedEngine().serving() as upstream:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            command = [sys.executable, "-m", "tito", "record", "--upstream", upstream, "--out", str(tmp_path)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            process.send_signal(number)
+            _, told = process.communicate(timeout=30)
+            assert process.returncode == 0
+            assert told.splitlines()[1:] == [
+                "calls     0",
+                "ids       0 sampled, 0 of prompts",
+                f"log       {tmp_path}",
+            ]
+
+
+NOBODY = ("--upstream", "http://127.0.0.1:9")
+TWO = ("--upstream", "http://h", "--out", "x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said", "hint"),
+    [
+        (["--out", "x"], 2, "the following arguments are required: --upstream", "`tito record --help`"),
+        (
+            ["--upstream", "localhost:80", "--out", "x"],
+            2,
+            "--upstream 'localhost:80' is no base URL",
+            "give http://HOST",
+        ),
+        (["--upstream", "http://h"], 2, "no folder for the log", "add --out DIR"),
+        ([*TWO, "--env"], 2, "--env without a COMMAND", "tito record ... --env --"),
+        (
+            [*TWO, "--", "ls"],
+            2,
+            "a COMMAND without --env",
+            "tito record ... --env --",
+        ),
+        ([*TWO, "--on-missing", "drop"], 2, "invalid choice: 'drop'", ""),
+        (
+            [*TWO, "--upstream-key", "NO_SUCH"],
+            2,
+            "the variable NO_SUCH is not set",
+            "",
+        ),
+        ([*NOBODY, "--preflight"], 3, "no engine lists its models here", "start the engine"),
+        ([*NOBODY, "--out", "x", "--tokenizer", "none"], 2, "--tokenizer none: no such", ""),
+        (
+            [*NOBODY, "--out", "x", "--env", "--", "no-such-program"],
+            3,
+            "no-such-program:",
+            "",
+        ),
+    ],
+)
+def test_wrong_use_is_told(tmp_path, arguments, code, said, hint):
+    result = record(*arguments, cwd=tmp_path)
+    assert result.returncode == code
+    error, told = [line for line in result.stderr.splitlines() if line.startswith(("error:", "hint:"))]
+    assert said in error
+    assert told.startswith(f"hint: {hint}")
+
+
+def test_a_port_that_is_taken_is_told(tmp_path):
+    with ScriptedEngine().serving() as upstream:
+        port = upstream.removesuffix("/v1").rpartition(":")[2]
+        result = record("--upstream", upstream, "--out", tmp_path / "log", "--port", port)
+    assert result.returncode == 3
+    assert result.stderr.splitlines()[-1] == "hint: choose another --port or --out"
+    assert "address already in use" in result.stderr
+
+
+def preflight(engine, *more):
+    with engine.serving() as upstream:
+        result = record("--upstream", upstream, "--preflight", "--json", *more)
+    return result.returncode, {found["what"]: found for found in json.loads(result.stdout)}
+
+
+def test_a_preflight_says_what_an_engine_returns():
+    code, found = preflight(ScriptedEngine(tokens=6, script={"tool": TOOL}))
+    assert code == 0
+    assert {what: one["state"] for what, one in found.items()} == {
+        "engine": "warn",
+        "whole reply": "ok",
+        "stream": "ok",
+        "tools": "ok",
+        "thinking": "ok",
+    }
+    assert "vllm 0.32.0: scripted; its tokenizer is not known here" in found["engine"]["found"]
+    assert "6 output ids, as many as usage says" in found["stream"]["found"]
+    assert found["tools"]["found"] == "a call of 'bash' was parsed"
+
+
+def test_a_preflight_says_what_an_engine_loses():
+    code, found = preflight(ScriptedEngine(ids=False))
+    assert code == 1
+    assert found["stream"]["state"] == found["whole reply"]["state"] == "fail"
+    assert found["stream"]["advice"].startswith("use vLLM 0.10.2 or later")
+    code, found = preflight(ScriptedEngine(script={"fault": "drop_chunk"}))
+    assert code == 1
+    assert "usage.completion_tokens is 4, the outputs hold 3 ids" in found["stream"]["found"]
+    code, found = preflight(ScriptedEngine(script={"reply": '<think>hm</think><tool_call>{"name":'}))
+    assert (code, found["tools"]["state"], found["thinking"]["state"]) == (0, "warn", "warn")
+    assert "--tool-call-parser hermes" in found["tools"]["advice"]
+    assert "--reasoning-parser" in found["thinking"]["advice"]
+    code, found = preflight(ScriptedEngine(script={"reply": "", "think": "all of it"}))
+    assert found["thinking"]["found"] == "the reply ended, and all of it counts as thinking"
+
+
+def test_the_preflight_is_readable():
+    with ScriptedEngine().serving() as upstream:
+        result = record("--upstream", upstream, "--preflight", "--model", MODEL)
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[2].startswith("ok   whole reply  ")
+
+
+def test_the_view_says_what_goes_on(tmp_path):
+    from rich.console import Console
+    from tito.capture.record.app import Recorder
+    from tito.capture.record.options import Options, Upstream
+    from tito.capture.record.view import farewell, table
+
+    recorder = Recorder(Options(upstream=Upstream.parse("http://h"), out=tmp_path))
+    recorder.stats.end("chat", "recorded")
+    recorder.stats.end("chat", "mismatch", "3 ids, 4 counted")
+    recorder.stats.output_ids = 1234
+    with Console(width=100) as console, console.capture() as shown:
+        console.print(table(recorder, 55.0))
+    assert "1,234 sampled (55 a second)" in shown.get()
+    assert "mismatch: 3 ids, 4 counted" in shown.get()
+    assert "calls     2 (recorded 1, mismatch 1)" in farewell(recorder)
