@@ -13,6 +13,9 @@ use tito_core::json::Fault;
 use tito_core::record as core;
 use tito_core::{Place, Result};
 
+/// Below this many bytes giving the GIL back and forth costs more than the work.
+const LARGE: usize = 1 << 16;
+
 fn fault(py: Python<'_>, what: &str, fault: &Fault) -> PyErr {
     let place = Place::default().at(fault.at as u64);
     raise(py, &Error::data(place, format!("{what} is not JSON: {}", fault.message), "send JSON"))
@@ -220,7 +223,9 @@ impl CallLog {
     }
     #[pyo3(signature = (head, request=None, response=None))]
     fn append(&self, py: Python<'_>, head: &[u8], request: Option<&[u8]>, response: Option<&[u8]>) -> PyResult<u64> {
-        let line = py.detach(|| core::line(head, request, response));
+        let make = || core::line(head, request, response);
+        let large = request.map_or(0, <[u8]>::len) + response.map_or(0, <[u8]>::len) > LARGE;
+        let line = if large { py.detach(make) } else { make() };
         self.with(py, |log| log.append(line))
     }
     fn settled(&self, py: Python<'_>) -> PyResult<(u64, Failed)> {

@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 from aiohttp import web
@@ -158,7 +158,7 @@ class Recorder:
             if why := self.log.refuses():
                 raise CallError("not_written", f"the log cannot be written: {why}", status=503)
             if (http.content_length or 0) > self.options.request_bytes:
-                raise CallError("refused", f"more than {self.options.request_bytes:,} bytes", status=413, retry=False)
+                _too_long(self.options.request_bytes)
             try:
                 body = await _body(http, self.options.request_bytes)
                 tags, key = read_tags(http.headers, prefix, by_key=self.options.by_key)
@@ -196,6 +196,8 @@ class Recorder:
             return _failed(CallError("refused", str(error), status=400, retry=False), OpenAI("rollout"))
         except NotWrittenError as error:
             return _failed(CallError("not_written", str(error), status=503), OpenAI("rollout"))
+        except CallError as error:
+            return _failed(error, OpenAI("rollout"))
         return web.json_response(answer)
 
     async def _end(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +231,8 @@ class Recorder:
             return _failed(failed, OpenAI("pass"))
         except UsageError as error:
             return _failed(CallError("refused", str(error), status=400, retry=False), OpenAI("pass"))
+        except CallError as error:
+            return _failed(error, OpenAI("pass"))
 
     def _health(self) -> web.Response:
         broken = self.log.broken
@@ -253,14 +257,21 @@ class Recorder:
 
 async def _body(http: web.BaseRequest, limit: int) -> bytes:
     """The request's body, read up to a limit."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in http.content.iter_any():
+    content = http.content
+    body = await content.readany()
+    if content.at_eof():
+        return body if len(body) <= limit else _too_long(limit)
+    parts, size = [body], len(body)
+    while not content.at_eof():
+        parts.append(part := await content.readany())
         size += len(part)
         if size > limit:
-            raise UsageError(f"the request has more than {limit:,} bytes")
-        parts.append(part)
+            _too_long(limit)
     return b"".join(parts)
+
+
+def _too_long(limit: int) -> NoReturn:
+    raise CallError("refused", f"the request has more than {limit:,} bytes", status=413, retry=False)
 
 
 def _begun(told: dict[str, Any]) -> Tags:

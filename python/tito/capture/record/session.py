@@ -11,15 +11,22 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
 
 from tito._core import Request, request_mentions
 from tito.capture.record.tags import Tags, with_session
 from tito.errors import UsageError
 
+_Key = TypeVar("_Key")
+
 __all__ = ["Mark", "Placed", "Replied", "Session", "Sessions"]
 
 _SESSIONS = 20_000
 _PROMPTS = 64
+_PROMPTS_OF_ALL = 200_000
+# So many sessions, the last used ones, are asked whether a prompt holds their last reply.
+_COMPACTED = 8
 # A reply shorter than this may stand in a later prompt by chance.
 _SUMMARY_CHARACTERS = 40
 _SUMMARY_KEPT = 20_000
@@ -127,7 +134,9 @@ class Sessions:
 
     def __init__(self, on_rollout: Callable[[Session, Tags], None]) -> None:
         self._all: OrderedDict[str, Session] = OrderedDict()
-        self._by_prompt: OrderedDict[int, list[Session]] = OrderedDict()
+        # By a prompt, and by a prompt and its answer; the last one of each counts.
+        self._by_prompt: OrderedDict[int, str] = OrderedDict()
+        self._by_answer: OrderedDict[tuple[int, int], str] = OrderedDict()
         self._run = secrets.token_hex(3)
         self._made = 0
         self._on_rollout = on_rollout
@@ -188,12 +197,10 @@ class Sessions:
         """Takes note of a reply, so that later prompts find it."""
         placed.session.add(placed.prompt, reply)
         if placed.guessed_session:
-            known = self._by_prompt.setdefault(placed.prompt, [])
-            if placed.session not in known:
-                known.append(placed.session)
-            self._by_prompt.move_to_end(placed.prompt)
-            while len(self._by_prompt) > _SESSIONS * 2:
-                self._by_prompt.popitem(last=False)
+            name = placed.session.name
+            _remember(self._by_prompt, placed.prompt, name)
+            for answer in reply.hashes:
+                _remember(self._by_answer, (placed.prompt, answer), name)
 
     def _enter(self, session: Session, tags: Tags) -> None:
         if tags.rollout not in session.rollouts:
@@ -219,24 +226,29 @@ class Sessions:
         """The session whose prompts this one goes on from; a new one where none does."""
         chain, roles = request.chain, request.roles
         for length in range(len(chain) - 1, 0, -1):
-            known = [s for s in self._by_prompt.get(chain[length - 1], ()) if s.name in self._all]
-            if not known:
-                continue
-            answer = request.messages[length] if roles[length] == "a" else None
-            for session in reversed(known):
-                if any(answer in reply.hashes for reply in session.replies.get(chain[length - 1], ())):
-                    return self._named(session.name)
-            return self._named(known[-1].name)
+            prompt = chain[length - 1]
+            name = self._by_answer.get((prompt, request.messages[length])) if roles[length] == "a" else None
+            name = name or self._by_prompt.get(prompt)
+            if name is not None and name in self._all:
+                return self._named(name)
         # The same prompt again: in the middle of a rollout a retry, at its start another rollout of the same task.
-        if "a" in roles and (known := [s for s in self._by_prompt.get(chain[-1], ()) if s.name in self._all]):
-            return self._named(known[-1].name)
+        again = self._by_prompt.get(chain[-1]) if "a" in roles else None
+        if again is not None and again in self._all:
+            return self._named(again)
         # After a compaction the prompt holds the summary, which is the last reply of its session.
-        for name in list(self._all)[:-9:-1]:
-            session = self._all[name]
-            if (last := session.last()) and _summed_up(last, body):
+        for name in islice(reversed(self._all), _COMPACTED):
+            last = self._all[name].last()
+            if last is not None and _summed_up(last, body):
                 return self._named(name)
         self._made += 1
         return self._named(f"auto-{self._run}-{self._made}")
+
+
+def _remember(index: OrderedDict[_Key, str], key: _Key, name: str) -> None:
+    index[key] = name
+    index.move_to_end(key)
+    while len(index) > _PROMPTS_OF_ALL:
+        index.popitem(last=False)
 
 
 def _summed_up(reply: Replied, body: bytes) -> bool:

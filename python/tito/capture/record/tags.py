@@ -34,8 +34,14 @@ class Tags:
         >>> Tags(agent="a").over(Tags(agent="b", task="t")).task
         't'
         """
-        names = ("session", "task", "pair", "agent", "attempt", "kind")
-        return Tags(*(mine if (mine := getattr(self, name)) is not None else getattr(other, name) for name in names))
+        return Tags(
+            other.session if self.session is None else self.session,
+            other.task if self.task is None else self.task,
+            other.pair if self.pair is None else self.pair,
+            other.agent if self.agent is None else self.agent,
+            other.attempt if self.attempt is None else self.attempt,
+            other.kind if self.kind is None else self.kind,
+        )
 
     @property
     def rollout(self) -> tuple[str | None, str | None, int | None]:

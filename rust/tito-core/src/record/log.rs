@@ -117,10 +117,16 @@ impl Log {
     /// Hands a line over (with its line end); gives its number, from 1.
     pub fn append(&self, line: Vec<u8>) -> u64 {
         let mut queue = self.shared.lock();
+        // A thread that is at work looks again before it sleeps.
+        let asleep = queue.waiting.is_empty();
         queue.waiting.push_back(line);
         queue.appended += 1;
-        self.shared.more.notify_one();
-        queue.appended
+        let number = queue.appended;
+        drop(queue);
+        if asleep {
+            self.shared.more.notify_one();
+        }
+        number
     }
 
     /// What became of lines since the last time.
@@ -171,9 +177,12 @@ pub fn line(head: &[u8], request: Option<&[u8]>, response: Option<&[u8]>) -> Vec
             out.extend_from_slice(key.as_bytes());
             out.extend_from_slice(b"\": ");
             // A line end in JSON stands between values: inside a string it is written as an escape.
-            let start = out.len();
+            let mut start = out.len();
             out.extend_from_slice(part);
-            out[start..].iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+            while let Some(end) = memchr::memchr2(b'\n', b'\r', &out[start..]) {
+                out[start + end] = b' ';
+                start += end + 1;
+            }
         }
     }
     out.extend_from_slice(b"}\n");
