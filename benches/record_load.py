@@ -49,9 +49,9 @@ class Worker:
     async def call(self, request, *, keep=False):
         """Sends a request (made by `request`), reads the reply to its end."""
         begun = time.perf_counter()
-        if self.writer is None:
-            self.reader, self.writer = await asyncio.open_connection(self.host, self.port, limit=1 << 24)
         try:
+            if self.writer is None:
+                self.reader, self.writer = await asyncio.open_connection(self.host, self.port, limit=1 << 24)
             self.writer.write(request)
             head = await self.reader.readuntil(b"\r\n\r\n")
             status = int(head[9:12])

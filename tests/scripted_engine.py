@@ -360,7 +360,9 @@ class _Answer:
                 if not self.chat and at == 0 and prompt:
                     event = event[:-3] + prompt + "}]}"
                 events.append(event)
-        at = len(events) // 2
+        # What is lost, doubled or broken is a chunk with ids, as long as there are any.
+        sampled = [at for at, event in enumerate(events) if '"token_ids": [' in event]
+        at = sampled[len(sampled) // 2] if sampled else len(events) // 2
         if self.fault == "drop_chunk":
             del events[at]
         elif self.fault == "double_chunk":

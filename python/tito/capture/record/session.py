@@ -84,7 +84,7 @@ class Session:
     """`implicit`, `begun` or `ended`."""
     rollouts: dict[tuple[str | None, str | None, int | None], Tags] = field(default_factory=dict)
     root: int | None = None
-    """Hash of the first message of the first prompt."""
+    """Hash of the first prompt's system message, if it has one."""
     replies: OrderedDict[int, list[Replied]] = field(default_factory=OrderedDict)
     """By the prompts they answered."""
     calls: int = 0
@@ -181,9 +181,10 @@ class Sessions:
         elif found is not None:
             marks += session.judge(request, *found)
             kind = found[1][-1].kind
-        elif last is not None and request.chain and request.chain[0] != session.root:
+        elif session.root is not None and request.chain and request.chain[0] != session.root:
+            # Another system prompt, or none. Without one, another first message may well be the solver's.
             kind = "helper"
-        if session.root is None and request.chain:
+        if session.calls == 0 and request.roles[:1] == "s":
             session.root = request.chain[0]
         guessed_kind = tags.kind is None
         if guessed_kind:
