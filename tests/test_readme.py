@@ -57,7 +57,8 @@ def test_every_column_flag_and_reason_is_told():
 
 def options():
     [verbs] = [action for action in _parser()._actions if action.dest == "verb"]
-    return {option for action in verbs.choices["convert"]._actions for option in action.option_strings}
+    actions = [action for verb in ("convert", "record") for action in verbs.choices[verb]._actions]
+    return {option for action in actions for option in action.option_strings}
 
 
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"`(--[\w-]+)", README))))
