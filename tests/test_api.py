@@ -41,6 +41,7 @@ SIGNATURES = {
     "open_rows": "(path)",
     "pack": "(rows, length, *, overlong)",
     "plan_packs": "(lengths, length, *, drop_overlong)",
+    "recording": "(upstream, out, *, session, patch_openai, **options)",
     "strip_think": "(ids, /, *, offsets, prompt, opened, profile)",
 }
 ERRORS = {"TitoError": Exception, "DataError": ValueError, "UsageError": ValueError, "WorldError": OSError}
@@ -72,7 +73,7 @@ def test_errors_are_also_the_standard_ones(name, standard):
 
 
 def test_importing_touches_nothing_heavy():
-    heavy = ["pyarrow", "torch", "transformers", "tokenizers", "jinja2", "rich", "pandas"]
+    heavy = ["pyarrow", "torch", "transformers", "tokenizers", "jinja2", "rich", "pandas", "aiohttp", "asyncio"]
     code = f"import sys, tito; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
