@@ -4,8 +4,10 @@ The public face. Everything here is typed; what is native is documented in `_cor
 """
 
 from tito._core import __version__, find_think, labels, loss_mask, plan_packs, strip_think
+from typing import TYPE_CHECKING, Any
+
+from tito._core import __version__, find_think, labels, loss_mask, strip_think
 from tito.calls import Call, Policies, Row
-from tito.capture.record.face import recording
 from tito.convert import check, convert
 from tito.errors import DataError, TitoError, UsageError, WorldError
 from tito.export.run import export
@@ -13,6 +15,9 @@ from tito.pack import pack
 from tito.profile import Profile
 from tito.rows import open_rows
 from tito.turns import expand_turns
+
+if TYPE_CHECKING:
+    from tito.capture.record.face import recording
 
 __all__ = [
     "Call",
@@ -37,3 +42,12 @@ __all__ = [
     "recording",
     "strip_think",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A fifth of what importing this costs, and most programs never record.
+    if name == "recording":
+        from tito.capture.record.face import recording
+
+        return recording
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
