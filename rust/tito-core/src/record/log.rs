@@ -4,11 +4,11 @@
 //! the next start. Lines that wait are written and synced together. A segment that is full is compressed under another
 //! name, which it gets when it is whole.
 
+use super::segment::{Repaired, pack, repair};
 use crate::error::{Error, Result};
-use crate::json::Cursor;
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -30,17 +30,6 @@ pub struct Settled {
     pub upto: u64,
     /// First and last number, and what the system said.
     pub failed: Vec<(u64, u64, String)>,
-}
-
-/// What a repair did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Repaired {
-    /// The highest number of a segment.
-    pub last: u64,
-    /// Bytes of torn lines that were cut off.
-    pub torn: u64,
-    /// Segments that were still open.
-    pub open: Vec<PathBuf>,
 }
 
 #[derive(Debug, Default)]
@@ -336,125 +325,10 @@ fn write_all(file: &mut File, lines: &[Vec<u8>]) -> io::Result<()> {
     }
 }
 
-/// Packs a segment: the packed file gets its name when it is whole and on disk, then the plain one goes.
-fn pack(path: &Path) -> io::Result<()> {
-    let (temporary, packed) = (hidden(path), with_zst(path));
-    let made = || -> io::Result<()> {
-        let mut from = File::open(path)?;
-        let length = from.metadata()?.len();
-        let to = File::create(&temporary)?;
-        let mut encoder = zstd::stream::write::Encoder::new(to, 3)?;
-        encoder.include_checksum(true)?;
-        encoder.set_pledged_src_size(Some(length))?;
-        // Prompts grow from call to call, so what repeats lies far back.
-        encoder.long_distance_matching(true)?;
-        io::copy(&mut from, &mut encoder)?;
-        encoder.finish()?.sync_all()?;
-        fs::rename(&temporary, &packed)?;
-        if let Some(folder) = path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        fs::remove_file(path)
-    };
-    made().inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    })
-}
-
-fn with_zst(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".zst");
-    PathBuf::from(name)
-}
-
-fn hidden(path: &Path) -> PathBuf {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    path.with_file_name(format!(".{name}.zst.tmp"))
-}
-
-/// Cuts off what a crash left torn, and clears away what a crash left half packed.
-///
-/// # Errors
-/// `Io`.
-pub fn repair(folder: &Path) -> Result<Repaired> {
-    let mut repaired = Repaired::default();
-    let named = |path: &Path| path.to_string_lossy().into_owned();
-    let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    let mut paths: Vec<_> = entries.map_err(Error::io("read", named(folder)))?.iter().map(fs::DirEntry::path).collect();
-    paths.sort();
-    for path in paths {
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        if name.starts_with(".calls-") && name.ends_with(".zst.tmp") {
-            fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
-            continue;
-        }
-        let Some((number, rest)) = name.strip_prefix("calls-").and_then(|name| name.split_once('.')) else { continue };
-        let Ok(number) = number.parse::<u64>() else { continue };
-        repaired.last = repaired.last.max(number);
-        if rest != "jsonl" {
-            continue;
-        }
-        if with_zst(&path).exists() {
-            // The packed one got its name when it was whole.
-            fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
-            continue;
-        }
-        let torn = cut_torn(&path).map_err(Error::io("repair", named(&path)))?;
-        repaired.torn += torn;
-        if fs::metadata(&path).map_err(Error::io("read", named(&path)))?.len() == 0 {
-            fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
-        } else {
-            repaired.open.push(path);
-        }
-    }
-    Ok(repaired)
-}
-
-/// Cuts a file behind its last whole line; gives how many bytes went.
-fn cut_torn(path: &Path) -> io::Result<u64> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-    let length = file.metadata()?.len();
-    let mut end = length;
-    while end > 0 {
-        let start = line_start(&mut file, end)?;
-        let mut line = vec![0; (end - start) as usize];
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(&mut line)?;
-        // After a loss of power a line may be whole in length and hold zeros.
-        let mut cursor = Cursor::new(&line);
-        if line.last() == Some(&b'\n') && cursor.skip().is_ok() && cursor.at_end() {
-            break;
-        }
-        end = start;
-    }
-    if end < length {
-        file.set_len(end)?;
-        file.sync_all()?;
-    }
-    Ok(length - end)
-}
-
-/// Where the line begins that ends at `end`.
-fn line_start(file: &mut File, end: u64) -> io::Result<u64> {
-    let mut block = vec![0; 1 << 16];
-    // The line's own end does not count.
-    let mut upto = end - 1;
-    while upto > 0 {
-        let from = upto.saturating_sub(block.len() as u64);
-        let part = &mut block[..(upto - from) as usize];
-        file.seek(SeekFrom::Start(from))?;
-        file.read_exact(part)?;
-        if let Some(n) = memchr::memrchr(b'\n', part) {
-            return Ok(from + n as u64 + 1);
-        }
-        upto = from;
-    }
-    Ok(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read;
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(folder)

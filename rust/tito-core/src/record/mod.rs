@@ -4,13 +4,16 @@
 //! is written is that text too. Ids stay the digits the engine sent. Pure functions and one thread that writes.
 
 mod edit;
+mod joined;
 mod log;
 mod message;
 mod reply;
 mod request;
+mod segment;
 mod stream;
 
-pub use log::{Durability, Log, Repaired, Settled, line, repair};
+pub use log::{Durability, Log, Settled, line};
 pub use reply::{Reply, ReplyChoice, strip_reply, verify};
 pub use request::{Asked, Request, amend, mentions};
+pub use segment::{Repaired, repair};
 pub use stream::Stream;
