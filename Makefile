@@ -8,11 +8,10 @@ CAPTURES := tests/captures
 BENCH_MB ?= 200
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint bench fuzz consumers venv
 ENGINE := .venv-engine
 HARNESS := .venv-harness
 
-.PHONY: demo test lint bench fuzz venv engine soak
+.PHONY: demo test lint bench fuzz consumers venv engine soak
 
 demo: ## installs into its own environment, converts the bundled real captures and shows the result
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)

@@ -3,10 +3,9 @@
 The public face. Everything here is typed; what is native is documented in `_core.pyi`.
 """
 
-from tito._core import __version__, find_think, labels, loss_mask, plan_packs, strip_think
 from typing import TYPE_CHECKING, Any
 
-from tito._core import __version__, find_think, labels, loss_mask, strip_think
+from tito._core import __version__, find_think, labels, loss_mask, plan_packs, strip_think
 from tito.calls import Call, Policies, Row
 from tito.convert import check, convert
 from tito.errors import DataError, TitoError, UsageError, WorldError

@@ -16,8 +16,8 @@ _Ids = npt.NDArray[np.int32]
 _Opened = Literal["yes", "pair", "no"]
 
 __all__ = [
-    "Copies",
     "CallLog",
+    "Copies",
     "DataError",
     "EventStream",
     "Found",
