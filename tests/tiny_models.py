@@ -1,0 +1,70 @@
+"""Tiny random models with real tokenizers, and LoRA adapters for them: for tests that need torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import made_tokenizers
+
+FAMILIES = {"qwen3": "qwen3", "qwen3.5": "qwen3_5_think"}
+
+
+def config(family: str, *, context: int = 512):
+    import transformers
+
+    ends = {"eos_token_id": 151645, "pad_token_id": 151643, "bos_token_id": None}
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    small |= {"head_dim": 16, "max_position_embeddings": context, "tie_word_embeddings": True}
+    if family == "qwen3":
+        return transformers.Qwen3Config(vocab_size=151_936, num_hidden_layers=2, **small, **ends)
+    text = {**small, "vocab_size": 248_320, "num_hidden_layers": 4, "full_attention_interval": 4}
+    text |= {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 16}
+    text |= {"linear_value_head_dim": 16, "eos_token_id": 248_046, "pad_token_id": 248_044}
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32}
+    return transformers.Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True)
+
+
+def save_model(folder: Path, family: str = "qwen3", *, seed: int = 0, context: int = 512, dtype="float32") -> Path:
+    """A model's folder as hubs have it: weights, tokenizer, template."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    settings = config(family, context=context)
+    kind = {"qwen3": "Qwen3ForCausalLM", "qwen3.5": "Qwen3_5ForConditionalGeneration"}[family]
+    model = getattr(transformers, kind)(settings)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            # Random weights of the usual size give one id for ever: these wander.
+            if weight.ndim >= 2 and "embed_tokens" not in name:
+                weight.normal_(0, 0.3)
+    folder.mkdir(parents=True)
+    made_tokenizers.save_qwen(folder, family, made_tokenizers.template(FAMILIES[family]))
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    return folder
+
+
+def save_adapter(
+    folder: Path, model: Path, *, seed: int = 1, rank: int = 4, size: float = 0.3, text_class: bool = False, **settings
+) -> Path:
+    """A LoRA adapter as peft saves it. `size` 0 leaves B at zero, as it is before the first step; `text_class` trains
+    the language model alone, without the wrapper around it."""
+    import peft
+    import torch
+    import transformers
+
+    base = transformers.AutoConfig.from_pretrained(model)
+    kind = getattr(transformers, base.architectures[0])
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(model) if text_class else kind.from_pretrained(model)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    if base.model_type == "qwen3_5":
+        targets = r".*layers\.\d+\.(self_attn|linear_attn|mlp)\.(q_proj|v_proj|in_proj_qkv|out_proj|up_proj|down_proj)$"
+    given = {"r": rank, "lora_alpha": 2 * rank, "target_modules": targets, "task_type": "CAUSAL_LM", **settings}
+    adapted = peft.get_peft_model(loaded, peft.LoraConfig(**given))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if ".lora_B." in name:
+                weight.normal_(0, size) if size else weight.zero_()
+    adapted.save_pretrained(str(folder))
+    return folder
