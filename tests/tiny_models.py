@@ -13,14 +13,14 @@ def config(family: str, *, context: int = 512):
     import transformers
 
     ends = {"eos_token_id": 151645, "pad_token_id": 151643, "bos_token_id": None}
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
-    small |= {"head_dim": 16, "max_position_embeddings": context, "tie_word_embeddings": True}
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    small |= {"head_dim": 32, "max_position_embeddings": context, "tie_word_embeddings": True}
     if family == "qwen3":
         return transformers.Qwen3Config(vocab_size=151_936, num_hidden_layers=2, **small, **ends)
     text = {**small, "vocab_size": 248_320, "num_hidden_layers": 4, "full_attention_interval": 4}
     text |= {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 16}
     text |= {"linear_value_head_dim": 16, "eos_token_id": 248_046, "pad_token_id": 248_044}
-    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32}
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
     return transformers.Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True)
 
 

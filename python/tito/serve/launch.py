@@ -23,6 +23,8 @@ __all__ = ["serve", "serving_of"]
 _POLL_SECONDS = 0.25
 # What a server is given to end by itself.
 _GRACE_SECONDS = 20.0
+# What an engine that answered with an error needs to be gone.
+_DYING_SECONDS = 3.0
 _LOG_TAIL = 12
 
 
@@ -59,7 +61,16 @@ def serve(
     try:
         server = Server(plan.url)
         _wait(server, plan, started, log, ready_seconds, watch)
-        serving = serving_of(plan, server, prompts, base_hash=base_hash)
+        try:
+            serving = serving_of(plan, server, prompts, base_hash=base_hash)
+        except TitoError:
+            # The first request may be what an engine dies of: then its log says why, and not the reply.
+            with suppress(subprocess.TimeoutExpired):
+                code = started.wait(_DYING_SECONDS)
+                raise with_hint(
+                    WorldError(f"the server ended with {code} when it was asked:\n{_tail(log)}"), f"see {log}"
+                ) from None
+            raise
         serving.command, serving.environment, serving.pid = words, dict(command.environment), started.pid
         yield serving, started
     finally:
