@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tito.errors import DataError, TitoError, UsageError, WorldError, with_hint
-from tito.serve.client import Server
+from tito.serve.client import RefusedError, Server
 from tito.serve.effect import Effect, Prompts, effect
 from tito.serve.plan import Plan
 from tito.serve.recipes import command_for, executable
@@ -63,7 +63,7 @@ def serve(
         _wait(server, plan, started, log, ready_seconds, watch)
         try:
             serving = serving_of(plan, server, prompts, base_hash=base_hash)
-        except TitoError:
+        except (RefusedError, WorldError):
             # The first request may be what an engine dies of: then its log says why, and not the reply.
             with suppress(subprocess.TimeoutExpired):
                 code = started.wait(_DYING_SECONDS)

@@ -68,7 +68,8 @@ def load(
                 "load it under a name of its own: leave --name out",
             )
     for card in before.values():
-        if card.parent is None or card.id == served.name:
+        # The same content may be there under two names.
+        if card.parent is None or card.id == served.name or _is(card.root, served.folder):
             continue
         if not effect(server, card.id, served.name, prompts).any:
             raise with_hint(

@@ -112,7 +112,7 @@ class _Routes:
         body = await _body(request)
         face, model = self._face, self._model(body)
         asked = body.get("prompt")
-        if not isinstance(asked, list) or (asked and type(asked[0]) is int):
+        if not isinstance(asked, list) or not asked or type(asked[0]) is int:
             asked = [asked]
         prompts = [self._prompt(prompt) for prompt in asked]
         choices: list[dict[str, Any]] = []
@@ -232,9 +232,9 @@ class _Routes:
     ) -> list[Sample]:
         face = self._face
         room = face.engine.context - len(prompt)
-        sampling: Sampling = wire.read_sampling(body, room=max(room, 0), default=default, stops=face.stops)
-        if room < 1 or sampling.max_tokens > room:
-            raise wire.overflow(face.engine.context, len(prompt), sampling.max_tokens)
+        if room < 1:
+            raise wire.overflow(face.engine.context, len(prompt))
+        sampling: Sampling = wire.read_sampling(body, room=room, default=default, stops=face.stops)
         samples = []
         for at in range(int(body.get("n") or 1)):
             seed = None if sampling.seed is None else sampling.seed + at

@@ -56,25 +56,19 @@ class WireError(Exception):
         return {"error": error}
 
 
-def overflow(context: int, prompt: int, wanted: int) -> WireError:
-    """The error of a request that does not fit, in vLLM's words, with the reason `context_overflow`."""
-    if prompt >= context:
-        said = (
-            f"This model's maximum context length is {context} tokens. However, your prompt contains {prompt} input "
-            "tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input "
-            "prompt."
-        )
-    else:
-        said = (
-            f"This model's maximum context length is {context} tokens. However, you requested {wanted} output tokens "
-            f"and your prompt contains {prompt} input tokens, for a total of {prompt + wanted} tokens. Please reduce "
-            "the length of the input prompt or the number of requested output tokens."
-        )
+def overflow(context: int, prompt: int) -> WireError:
+    """The error of a prompt that does not fit, in vLLM's words, with the reason `context_overflow`."""
+    said = (
+        f"This model's maximum context length is {context} tokens. However, your prompt contains {prompt} input "
+        "tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input "
+        f"prompt. (parameter=input_tokens, value={prompt})"
+    )
     return WireError(said, param="input_tokens", reason="context_overflow")
 
 
 def read_sampling(body: Mapping[str, Any], *, room: int, default: int, stops: frozenset[int]) -> Sampling:
-    """The sampling of a request. `room` is what the context has left, `default` what an absent `max_tokens` means."""
+    """The sampling of a request. `room` is what the context has left, to which outputs are kept as in vLLM; `default`
+    is what an absent `max_tokens` means."""
     for name, value in body.items():
         if name in _IGNORED or name in _READ:
             continue
@@ -83,7 +77,7 @@ def read_sampling(body: Mapping[str, Any], *, room: int, default: int, stops: fr
     if body.get("stream"):
         raise WireError("stream is not supported by this server", param="stream")
     wanted = body.get("max_completion_tokens") or body.get("max_tokens")
-    wanted = min(default, room) if wanted is None else _number(wanted, "max_tokens", int, 1)
+    wanted = default if wanted is None else _number(wanted, "max_tokens", int, 1)
     extra = body.get("stop_token_ids") or []
     if not isinstance(extra, list) or not all(type(i) is int for i in extra):
         raise WireError("stop_token_ids must be a list of ids", param="stop_token_ids")
@@ -92,7 +86,7 @@ def read_sampling(body: Mapping[str, Any], *, room: int, default: int, stops: fr
     seed = body.get("seed")
     temperature = body.get("temperature")
     return Sampling(
-        max_tokens=wanted,
+        max_tokens=min(wanted, room),
         temperature=1.0 if temperature is None else _number(temperature, "temperature", float, 0),
         top_p=_number(body.get("top_p") or 1.0, "top_p", float, 0),
         top_k=max(0, _number(body.get("top_k") or 0, "top_k", int, -1)),
