@@ -1,4 +1,4 @@
-"""Our own server with real, tiny models and real tokenizers: ids, adapters, swaps, refusals. Needs the extra `serve`."""
+"""Our own server with tiny models and real tokenizers: ids, adapters, swaps, refusals. Needs the extra `serve`."""
 
 import json
 import socket
@@ -197,8 +197,7 @@ def test_the_command_line_serves_until_it_is_stopped(made, tmp_path):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
 
 
-def test_a_probe_of_a_real_student(served, made, tmp_path, family, capsys):
-    model, _ = made
+def test_a_probe_of_a_real_student(served, tmp_path, family, capsys):
     source = {"qwen3": "qwen3", "qwen3.5": "qwen35"}[family]
     captures = made_tokenizers.TEMPLATES.parent / "captures" / source / "calls.jsonl"
     served.save(tmp_path)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import made_tokenizers
-
 FAMILIES = {"qwen3": "qwen3", "qwen3.5": "qwen3_5_think"}
 
 
@@ -24,8 +22,10 @@ def config(family: str, *, context: int = 512):
     return transformers.Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True)
 
 
-def save_model(folder: Path, family: str = "qwen3", *, seed: int = 0, context: int = 512, dtype="float32") -> Path:
-    """A model's folder as hubs have it: weights, tokenizer, template."""
+def save_model(
+    folder: Path, family: str = "qwen3", *, seed: int = 0, context: int = 512, dtype="float32", tokenizer=True
+) -> Path:
+    """A model's folder as hubs have it: weights, and tokenizer and template where they are wanted."""
     import torch
     import transformers
 
@@ -39,7 +39,10 @@ def save_model(folder: Path, family: str = "qwen3", *, seed: int = 0, context: i
             if weight.ndim >= 2 and "embed_tokens" not in name:
                 weight.normal_(0, 0.3)
     folder.mkdir(parents=True)
-    made_tokenizers.save_qwen(folder, family, made_tokenizers.template(FAMILIES[family]))
+    if tokenizer:
+        import made_tokenizers
+
+        made_tokenizers.save_qwen(folder, family, made_tokenizers.template(FAMILIES[family]))
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     return folder
 
