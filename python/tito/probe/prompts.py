@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from tito.errors import DataError, UsageError, with_hint
 
 __all__ = ["Prompt", "read_prompts"]
 
-# Rows that are looked at for first turns; captures are read from their beginning.
+# Rows that are looked at for first turns, spread over the file.
 _MOST_LOOKED = 5_000
+# Calls of a capture that are looked at, for each prompt that is wanted.
+_CALLS_LOOKED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +34,34 @@ class Prompt:
 
 
 def read_prompts(path: Path, n: int, *, first_turns: bool = True) -> list[Prompt]:
-    """`n` prompts, spread over a rows file, or the first `n` of a capture; those of turn 0 alone, where there are any.
+    """`n` prompts, spread over a rows file or over the beginning of a capture; those of turn 0 alone, where there are
+    any.
 
     Raises `UsageError` for merged rows, which hold no prompts, and where there is nothing to ask.
     """
     from tito.rows import looks_like_rows
 
-    found = _of_rows(path) if looks_like_rows(str(path)) else _of_captures(path)
-    chosen = [p for p in found if p.turn == 0] if first_turns else []
-    chosen = chosen or found
-    if not chosen:
+    found = _of_rows(path, n, first_turns) if looks_like_rows(str(path)) else _of_captures(path, n, first_turns)
+    if not found:
         raise with_hint(UsageError(f"{path}: no prompts"), "give rows or captures that hold ids")
-    step = max(1, len(chosen) // max(1, n))
-    return chosen[::step][:n]
+    return found
 
 
-def _of_rows(path: Path) -> list[Prompt]:
+def _spread(found: list[Any], n: int) -> list[Any]:
+    step = max(1, len(found) // max(1, n))
+    return found[::step][:n]
+
+
+def _of_rows(path: Path, n: int, first_turns: bool) -> list[Prompt]:
     from tito.rows import open_rows
 
     rows = open_rows(path)
     if rows.kind != "turn":
         raise with_hint(UsageError(f"{path}: merged rows, in which no prompt ends"), "convert with --rows turn")
+    looked = range(0, len(rows), max(1, len(rows) // _MOST_LOOKED))
+    first = [at for at in looked if rows[at].turn == 0] if first_turns else []
     found = []
-    step = max(1, len(rows) // _MOST_LOOKED)
-    for at in range(0, len(rows), step):
+    for at in _spread(first or list(looked), n):
         row = rows[at]
         where = f"{row.capture_file} record {row.capture_record}"
         ids, output = tuple(row.input_ids.tolist()), tuple(row.output_ids.tolist())
@@ -63,46 +70,42 @@ def _of_rows(path: Path) -> list[Prompt]:
     return found
 
 
-def _of_captures(path: Path) -> list[Prompt]:
+def _of_captures(path: Path, n: int, first_turns: bool) -> list[Prompt]:
     from tito import _core
     from tito.paths import utf8_path
 
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*.json*") if p.is_file())
-    found = []
-    for file in files:
-        for call in _core.call_ids(utf8_path(file), limit=_MOST_LOOKED):
-            prompt, output = call.get("prompt_ids"), call.get("output_ids")
-            if prompt is None or call.get("bad") or call.get("kind") in ("helper", "summariser"):
-                continue
-            where = f"{call['file']} record {call['record']}"
-            ids = tuple(int(i) for i in prompt)
-            sampled = tuple(int(i) for i in (output if output is not None else ()))
-            request = _request(str(file), int(call["record"]), near=file)
-            found.append(Prompt(ids, sampled, where, call.get("agent"), call.get("turn"), request))
-        if len(found) >= _MOST_LOOKED:
+    calls: list[dict[str, Any]] = []
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*.json*") if p.is_file()):
+        for call in _core.call_ids(utf8_path(file), limit=_CALLS_LOOKED * max(1, n)):
+            if call.get("prompt_ids") is not None and not call.get("bad") and call.get("kind") in (None, "solver"):
+                calls.append({**call, "path": file})
+        if len(calls) >= _CALLS_LOOKED * n:
             break
+    first = [call for call in calls if call.get("turn") == 0] if first_turns else []
+    found = []
+    for call in _spread(first or calls, n):
+        ids = tuple(int(i) for i in call["prompt_ids"])
+        output = tuple(int(i) for i in (() if call.get("output_ids") is None else call["output_ids"]))
+        request = _request(str(call["path"]), int(call["record"]), near=call["path"])
+        where = f"{call['file']} record {call['record']}"
+        found.append(Prompt(ids, output, where, call.get("agent"), call.get("turn"), request))
     return found
-
-
-_LINES: dict[Path, Sequence[str]] = {}
 
 
 def _request(name: str, record: int, *, near: Path) -> Mapping[str, Any] | None:
     """The chat request of a record in a call log of plain JSON lines; None for other formats, and where the file is not
     there any more."""
-    for path in (Path(name), near.parent / name):
+    for path in (Path(name), near.parent / name, near.parent / Path(name).name):
         if path.suffix == ".jsonl" and path.is_file():
             break
     else:
         return None
-    if path not in _LINES:
-        _LINES.clear()
-        _LINES[path] = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    lines = _LINES[path]
-    if not 0 < record <= len(lines):
+    with path.open(encoding="utf-8") as file:
+        line = next(islice((line for line in file if line.strip()), record - 1, None), None)
+    if line is None:
         return None
     try:
-        request = json.loads(lines[record - 1]).get("request")
+        request = json.loads(line).get("request")
     except (ValueError, AttributeError) as error:
         raise with_hint(DataError(f"{path} record {record}: {error}"), "`tito check` says what is wrong") from None
     if not isinstance(request, dict) or not isinstance(request.get("messages"), list):

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 from tito.adapter import BaseModel, LoraAdapter, inspect
 from tito.adapter.inspect import VLLM_RANKS, room_for
 from tito.errors import DataError, UsageError, with_hint
+from tito.profile.errors import NoTemplateError
+from tito.profile.source import Source, read_source, template_hash, tokenizer_hash
 from tito.serve.parsers import PARSERS, matrix
-from tito.serve.record import ServedAdapter, template_identity
+from tito.serve.record import ServedAdapter
 
 if TYPE_CHECKING:
+    from tito.calls import Row
     from tito.rows import RowsFile
 
 __all__ = ["Plan", "Wanted", "make_plan"]
@@ -92,11 +95,12 @@ def make_plan(wanted: Wanted) -> Plan:
     adapters = tuple(_adapter(folder, base, model, warnings) for folder in wanted.adapters)
     if len({a.name for a in adapters}) != len(adapters):
         raise with_hint(UsageError("one adapter is named twice"), "name each once")
-    identity = template_identity(base, wanted.chat_template)
+    source = _tokenizer(base, wanted.chat_template)
+    tokenizer = None if source is None else tokenizer_hash(source.tokenizer)
     context = _context(wanted, base)
     tool, reasoning = wanted.tool_parser, wanted.reasoning_parser
     if wanted.rows is not None:
-        tool, reasoning = _from_rows(wanted, base, context, identity["tokenizer_hash"], warnings)
+        tool, reasoning = _from_rows(wanted, base, context, source, tokenizer, warnings)
     elif tool is None or reasoning is None:
         guessed = _from_template(base, wanted.chat_template)
         tool, reasoning = tool or guessed[0], reasoning or guessed[1]
@@ -112,8 +116,8 @@ def make_plan(wanted: Wanted) -> Plan:
         tool_parser=None if tool == "none" else tool,
         reasoning_parser=None if reasoning == "none" else reasoning,
         chat_template=wanted.chat_template,
-        tokenizer_hash=identity["tokenizer_hash"],
-        template_hash=identity["template_hash"],
+        tokenizer_hash=tokenizer,
+        template_hash=template_hash(source.chat_template) if source is not None and source.chat_template else None,
         warnings=tuple(warnings),
     )
 
@@ -160,8 +164,24 @@ def _context(wanted: Wanted, base: BaseModel) -> int | None:
     return wanted.context
 
 
+def _tokenizer(base: BaseModel, chat_template: Path | None) -> Source | None:
+    """Tokenizer and template that will be served; None where the folder has no tokenizer, an empty template where it
+    has none of these."""
+    if not (base.folder / "tokenizer.json").is_file():
+        return None
+    try:
+        return read_source(base.folder, chat_template=chat_template)
+    except NoTemplateError:
+        return read_source(base.folder, chat_template="")
+
+
 def _from_rows(
-    wanted: Wanted, base: BaseModel, context: int | None, tokenizer: str | None, warnings: list[str]
+    wanted: Wanted,
+    base: BaseModel,
+    context: int | None,
+    source: Source | None,
+    tokenizer: str | None,
+    warnings: list[str],
 ) -> tuple[str | None, str | None]:
     """Checks that the base can be what the rows were made for; gives the parsers that their outputs need."""
     from tito.rows import open_rows
@@ -188,18 +208,15 @@ def _from_rows(
             DataError(f"{wanted.rows}: id {highest:,} is above the base's {base.vocab_size:,} embedding rows"),
             "serve the base that the rows were recorded from",
         )
-    return _parsers_of(rows, wanted, base, warnings)
-
-
-def _parsers_of(rows: RowsFile, wanted: Wanted, base: BaseModel, warnings: list[str]) -> tuple[str | None, str | None]:
-    from tito.show import load_decoder
-
-    if not (base.folder / "tokenizer.json").is_file():
+    if source is None:
         warnings.append(f"{base.folder}: no tokenizer.json, so the rows' tool calls were not looked at")
         return wanted.tool_parser, wanted.reasoning_parser
-    decode = load_decoder(base.folder)
+    return _parsers_of(rows, wanted, source, warnings)
+
+
+def _parsers_of(rows: RowsFile, wanted: Wanted, source: Source, warnings: list[str]) -> tuple[str, str]:
     step = max(1, len(rows) // _SAMPLED_ROWS)
-    texts = [_trained_text(rows, at, decode) for at in range(0, len(rows), step)]
+    texts = [_trained_text(rows[at], source) for at in range(0, len(rows), step)]
     counts = matrix(_without_think(text) for text in texts)
     read = Counter({name: sum(row[name] for row in counts.values()) for name in PARSERS})
     best = max(PARSERS, key=lambda name: read[name])
@@ -229,12 +246,12 @@ def _parsers_of(rows: RowsFile, wanted: Wanted, base: BaseModel, warnings: list[
     return tool, reasoning
 
 
-def _trained_text(rows: RowsFile, at: int, decode: object) -> str:
-    row = rows[at]
-    if len(row.output_ids) or not row.calls:
-        return decode(row.output_ids.tolist())  # type: ignore[operator,no-any-return]
-    last = row.calls[-1]
-    return decode(row.input_ids[last.start : last.end].tolist())  # type: ignore[operator,no-any-return]
+def _trained_text(row: Row, source: Source) -> str:
+    """The text of a row's output; of a merged row that of its last call."""
+    ids = row.output_ids
+    if row.calls and not len(ids):
+        ids = row.input_ids[row.calls[-1].start : row.calls[-1].end]
+    return str(source.tokenizer.decode(ids.tolist(), skip_special_tokens=False))
 
 
 def _without_think(text: str) -> str:

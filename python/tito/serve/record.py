@@ -6,17 +6,15 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from tito.adapter import BaseModel, LoraAdapter
+from tito.adapter import LoraAdapter
 from tito.errors import DataError, WorldError, with_hint
 from tito.serve.client import Server
 
-__all__ = ["NAME", "ServedAdapter", "Serving", "template_identity"]
+__all__ = ["NAME", "ServedAdapter", "Serving"]
 
 NAME = "serving.json"
 _VERSION = 1
@@ -121,23 +119,3 @@ class Serving:
                 raise with_hint(
                     DataError(f"{self.url}: {name} is served from {seen}, not from {root}"), "load it under a new name"
                 )
-
-
-def template_identity(base: BaseModel, chat_template: Path | None) -> Mapping[str, str | None]:
-    """`tokenizer_hash` and `template_hash` of what will be served, as in rows' metadata; None where the model's folder
-    has no tokenizer or no template."""
-    from tito.profile.errors import NoTemplateError
-    from tito.profile.source import read_source, template_hash, tokenizer_hash
-
-    found: dict[str, Any] = {"tokenizer_hash": None, "template_hash": None}
-    if not (base.folder / "tokenizer.json").is_file():
-        return found
-    try:
-        source = read_source(base.folder, chat_template=chat_template)
-    except NoTemplateError:
-        source = read_source(base.folder, chat_template="")
-        return {**found, "tokenizer_hash": tokenizer_hash(source.tokenizer)}
-    return {
-        "tokenizer_hash": tokenizer_hash(source.tokenizer),
-        "template_hash": template_hash(source.chat_template),
-    }
