@@ -53,7 +53,10 @@ class Mock:
         return 200, "Success"
 
     def sample(self, body, prompt):
-        if len(prompt) + (body.get("max_tokens") or 0) > self.context:
+        if len(prompt) == self.context:
+            said = "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)"
+            return 400, {"error": {"message": said, "type": "BadRequestError", "param": "max_tokens", "code": 400}}
+        if len(prompt) > self.context:
             said = f"This model's maximum context length is {self.context} tokens. However, ..."
             return 400, {"error": {"message": said, "type": "BadRequestError", "param": "input_tokens", "code": 400}}
         if body["model"] != self.base and body["model"] not in self.weights:

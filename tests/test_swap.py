@@ -161,9 +161,10 @@ def test_ids_go_in_and_come_out_as_they_are():
     assert (answer.prompt_ids, answer.output_ids) == ((5, 0, 5), (7, 7, 9))
 
 
-def test_an_overflow_has_its_own_type():
+@pytest.mark.parametrize("length", [10, 11])
+def test_an_overflow_has_its_own_type(length):
     with running(Mock(context=10)) as url, pytest.raises(ContextOverflowError) as caught:
-        Server(url).complete("base", range(9), max_tokens=2)
+        Server(url).complete("base", range(length), max_tokens=2)
     assert (caught.value.code, caught.value.status) == ("context_overflow", 400)
 
 

@@ -19,7 +19,11 @@ from tito.errors import DataError, UsageError, WorldError, with_hint
 
 __all__ = ["Answer", "ContextOverflowError", "ModelCard", "RefusedError", "Server"]
 
-_OVERFLOW = re.compile(r"maximum context length|maximum model length|context_length_exceeded|context_overflow")
+# The last is what vLLM 0.32 says of a prompt exactly as long as its context.
+_OVERFLOW = re.compile(
+    r"maximum context length|maximum model length|context_length_exceeded|context_overflow"
+    r"|max_tokens must be at least 1, got 0"
+)
 
 
 class RefusedError(DataError):
