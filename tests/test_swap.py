@@ -105,6 +105,9 @@ def test_the_command_line_keeps_the_record(two, tmp_path, capsys, monkeypatch):
         ]
         assert record["verified"] == [f"{name}: ids differ on 5 of 5 prompts, logprobs by up to 0"]
         assert (record["engine"], record["engine_version"], record["context_length"]) == ("vllm", "0.32.0", 64)
+        other = adapters.write_adapter(tmp_path / "o", linears={"model.layers.0.mlp.up_proj": (32, 65)})
+        assert main(["serve", "load", str(other), "--url", url]) == 1
+        assert "the adapter is of another base" in capsys.readouterr().err
         assert main(["serve", "unload", name, "--url", url]) == 0
         assert json.loads((tmp_path / "serving.json").read_text())["adapters"] == []
         assert main(["serve", "unload", name, "--url", url]) == 2

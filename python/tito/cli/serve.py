@@ -140,11 +140,20 @@ def _check(args: argparse.Namespace, base: str) -> int:
 
 
 def _load(args: argparse.Namespace, folder: str) -> int:
-    from tito.adapter import LoraAdapter
+    from tito.adapter import BaseModel, LoraAdapter
     from tito.serve.swap import load
 
-    served, seen = load(_server(args), LoraAdapter(folder), _prompts(args), name=args.name, in_place=args.in_place)
-    if (record := _record(args)) is not None:
+    record = _record(args)
+    here = record is not None and (Path(record.base) / "config.json").is_file()
+    served, seen = load(
+        _server(args),
+        LoraAdapter(folder),
+        _prompts(args),
+        base_folder=BaseModel(record.base) if record is not None and here else None,
+        name=args.name,
+        in_place=args.in_place,
+    )
+    if record is not None:
         record.adapters = [*(a for a in record.adapters if a.name != served.name), served]
         record.verified = [
             *(v for v in record.verified if not v.startswith(f"{served.name}:")),
@@ -220,6 +229,8 @@ def _prompts(args: argparse.Namespace) -> Prompts:
 
 
 def _tell(serving: Serving, args: argparse.Namespace) -> None:
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     for line in serving.verified or ["no adapters"]:
         print(line, file=sys.stderr)
     print(f"{args.record}: {serving.engine} {serving.engine_version}, {serving.architecture}", file=sys.stderr)

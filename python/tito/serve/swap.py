@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tito.adapter import LoraAdapter, inspect
+from tito.adapter import BaseModel, LoraAdapter, inspect
 from tito.adapter.inspect import room_for
 from tito.errors import DataError, UsageError, with_hint
 from tito.serve.client import RefusedError, Server
@@ -20,15 +20,22 @@ __all__ = ["load", "unload"]
 
 
 def load(
-    server: Server, adapter: LoraAdapter, prompts: Prompts, *, name: str | None = None, in_place: bool = False
+    server: Server,
+    adapter: LoraAdapter,
+    prompts: Prompts,
+    *,
+    base_folder: BaseModel | None = None,
+    name: str | None = None,
+    in_place: bool = False,
 ) -> tuple[ServedAdapter, str]:
-    """Loads an adapter and proves that it is served; gives it, and what was seen.
+    """Loads an adapter and proves that it is served; gives it, and what was seen. Where `base_folder` is known, shapes
+    and names are compared with it first.
 
     An adapter that is served already under its content's name is only proved. Raises `UsageError` for a name that
     stands for other content (unless `in_place`), `DataError` for an adapter that is broken, that the server refuses, or
     that was not swapped in.
     """
-    if problems := inspect(adapter).problems:
+    if problems := inspect(adapter, base_folder).problems:
         raise with_hint(DataError(f"{adapter.folder}: {problems[0]}"), f"`tito adapter inspect {adapter.folder}`")
     before = {card.id: card for card in server.models()}
     bases = [card for card in before.values() if card.parent is None]
