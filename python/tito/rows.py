@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["RowsFile", "looks_like_rows", "open_rows"]
+__all__ = ["RowsFile", "find_files", "looks_like_rows", "open_rows"]
 
 # Row groups kept decoded; each holds about 4 M ids, 16 MB.
 _GROUPS_KEPT = 4
@@ -51,7 +51,7 @@ class RowsFile(Sequence[Row]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
-        self._files = [_open(file) for file in _find(self._path)]
+        self._files = [_open(file) for file in find_files(self._path)]
         self._ends = list(accumulate(len(file) for file in self._files))
         kinds = {file.metadata.get("tito.rows", "turn") for file in self._files}
         if len(kinds) > 1:
@@ -147,7 +147,8 @@ def _differ(one: tuple[str, object], other: tuple[str, object]) -> str:
     return f"{Path(one[0]).name}: {a}, {Path(other[0]).name}: {b}"
 
 
-def _find(path: str) -> list[str]:
+def find_files(path: str) -> list[str]:
+    """The files that a path, a folder or a glob names, in the order of their names."""
     if os.path.isdir(path):
         found = sorted(str(p) for p in Path(path).iterdir() if p.suffix in (".parquet", ".jsonl"))
         if not found:

@@ -20,7 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_VERBS = ("record", "convert", "check", "show", "profile", "formats", "serve", "probe", "adapter", "doctor")
+_VERBS = (
+    "record",
+    "convert",
+    "check",
+    "show",
+    "profile",
+    "formats",
+    "train",
+    "serve",
+    "probe",
+    "adapter",
+    "doctor",
+)
 # What ends a program politely, besides Ctrl-C; Windows has no SIGHUP.
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 

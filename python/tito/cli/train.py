@@ -1,0 +1,80 @@
+"""`tito train`: rows to a LoRA adapter, or to a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from tito.errors import UsageError, with_hint
+
+ABOUT = "train a LoRA adapter (or every weight) on rows, id for id; proves what reaches the model before and after"
+EXAMPLE = """\
+example:
+  tito train qwen3-4b-lora base=models/Qwen3-4B data=rows.parquet val=val.parquet output=out
+
+RECIPE is a YAML file or a name of --list; key=value goes over it. Several GPUs:
+  torchrun --nproc_per_node 8 -m tito.train qwen3-4b-lora data=rows.parquet output=out world=8
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of a recipe")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings over the recipe's")
+    parser.add_argument("--list", action="store_true", help="the recipes that come with tito, and every setting")
+    parser.add_argument("--dry-run", action="store_true", help="plan and checks of the rows; nothing is loaded or written")
+    parser.add_argument("--probe-every", type=int, metavar="N", help="steps between probes (probe_every=N)")
+    parser.add_argument("--json", action="store_true", help="the run's record as JSON on stdout")
+    parser.add_argument("--quiet", action="store_true", help="warnings and errors only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the verb."""
+    from tito.train.config import TrainConfig
+
+    if args.list:
+        _list()
+        return os.EX_OK
+    if args.recipe is None:
+        raise with_hint(UsageError("no recipe is named"), "`tito train --list` lists those that come with tito")
+    given = list(args.settings)
+    if args.probe_every is not None:
+        given.append(f"probe_every={args.probe_every}")
+    config = TrainConfig.load(args.recipe, given)
+
+    from tito.train.run import train
+
+    args.stopped = "" if args.dry_run else f"; checkpoints in {config.output} are whole, resume=last goes on"
+    first = os.environ.get("RANK", "0") == "0"
+
+    def say(line: str) -> None:
+        if first and (not args.quiet or line.startswith("warning")):
+            print(line, file=sys.stderr, flush=True)
+
+    _silence_libraries()
+    record = train(config, dry_run=args.dry_run, say=say)
+    if args.json and first:
+        print(json.dumps(record, indent=2, ensure_ascii=False, default=str))
+    return os.EX_OK
+
+
+def _silence_libraries() -> None:
+    """Their progress bars and notes are not ours; what matters of them is checked and told by us."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _list() -> None:
+    from dataclasses import MISSING, fields
+
+    from tito.train.config import TrainConfig, recipes
+
+    for name, about in recipes().items():
+        print(f"{name:<24} {about}")
+    print()
+    for field in fields(TrainConfig):
+        default = "needed" if field.default is MISSING else repr(field.default)
+        print(f"{field.name:<24} {default}")

@@ -1,0 +1,178 @@
+"""The base model, read without its weights: what it is, which tokenizer it has, which modules an adapter would sit on.
+
+A model of its config is built on the meta device, so that parameters, targets and memory are known before anything is
+loaded. The text class is trained where a model has one of its own beside a vision tower; `wrapped` says that servers
+know the same weights under the wrapper's names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tito.errors import DataError, UsageError, WorldError, with_hint
+from tito.profile.errors import NoTemplateError, ProfileError
+from tito.profile.source import read_source, template_hash, tokenizer_hash
+from tito.train.config import TRAIN_EXTRA, TrainConfig
+
+__all__ = ["HYBRID", "SEVEN", "Base", "Targets", "find_targets", "hash_weights", "read_base"]
+
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Linear attention too, but not its small gates (in_proj_a, in_proj_b), which some servers drop, nor a vision tower,
+# which has no `layers`.
+HYBRID = (
+    r".*layers\.\d+\.(self_attn|linear_attn|mlp)\."
+    r"(q_proj|k_proj|v_proj|o_proj|in_proj_qkv|in_proj_z|out_proj|gate_proj|up_proj|down_proj)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model without its weights."""
+
+    name: str
+    config: Any
+    skeleton: Any
+    """The model on the meta device."""
+    parameters: int
+    vocabulary: int
+    """Rows of the embedding, padding included: an id below it exists for the model."""
+    context: int | None
+    wrapped: bool
+    """Whether servers know it as a wrapper with a vision tower: its modules stand under `model.language_model` there."""
+    hybrid: bool
+    """Whether some layers have linear attention, which only special kernels keep apart in packs."""
+    tokenizer_hash: str | None
+    template_hash: str | None
+    template: str | None
+    stop_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The modules an adapter sits on."""
+
+    spelled: Any
+    """As PEFT takes it: names, or a regular expression."""
+    modules: tuple[str, ...]
+    parameters: int
+    bare: int
+    """Layers in which no attention module has LoRA."""
+    layers: int
+
+
+def read_base(config: TrainConfig) -> Base:
+    """Reads config and tokenizer of the base. `WorldError` where there is none, `DataError` where it is quantised and
+    that is not allowed."""
+    try:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+    except ImportError as error:
+        raise with_hint(WorldError("training needs torch, transformers, trl and peft"), TRAIN_EXTRA) from error
+
+    folder = Path(config.base)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise with_hint(WorldError(f"{config.base}: no config.json"), "name a folder as `save_pretrained` writes it")
+    try:
+        told = AutoConfig.from_pretrained(config.base)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise with_hint(WorldError(f"{config.base}: {first}"), "name a model folder, or a model that is there") from None
+    quantised = getattr(told, "quantization_config", None)
+    if quantised and "quantised" not in config.allow:
+        method = quantised.get("quant_method", "?") if isinstance(quantised, dict) else quantised.quant_method
+        raise with_hint(
+            DataError(f"{config.base}: the base is quantised ({method}); an adapter fits the weights it was trained on"),
+            "name the full-precision model (tune: qlora makes its own 4 bits of it), or allow: [quantised]",
+        )
+    text = told.get_text_config()
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(told)
+    tokenizer, template, found_template, stops = _tokenizer(config.base)
+    return Base(
+        name=config.base,
+        config=told,
+        skeleton=skeleton,
+        parameters=sum(p.numel() for p in skeleton.parameters()),
+        vocabulary=text.vocab_size,
+        context=getattr(text, "max_position_embeddings", None),
+        wrapped=text is not told and "vision_config" in told.to_dict(),
+        hybrid="linear_attention" in (getattr(text, "layer_types", None) or []),
+        tokenizer_hash=tokenizer,
+        template_hash=template,
+        template=found_template,
+        stop_ids=stops,
+    )
+
+
+def _tokenizer(base: str) -> tuple[str | None, str | None, str | None, tuple[int, ...]]:
+    """Hash of the tokenizer, hash and text of the template, end ids; None for what the base does not have."""
+    source: Any = base
+    if not os.path.isdir(base):
+        from transformers import AutoTokenizer
+
+        source = AutoTokenizer.from_pretrained(base)
+    try:
+        read = read_source(source)
+        return tokenizer_hash(read.tokenizer), template_hash(read.chat_template), read.chat_template, read.stop_ids
+    except NoTemplateError:
+        read = read_source(source, chat_template="")
+        return tokenizer_hash(read.tokenizer), None, None, read.stop_ids
+    except ProfileError:
+        return None, None, None, ()
+
+
+def find_targets(model: Any, config: TrainConfig) -> Targets:
+    """The linear modules that `lora_targets` names. `UsageError` where it names none, or one in a vision tower."""
+    import torch
+
+    asked = config.lora_targets
+    spelled: Any = list(SEVEN) if asked == "all-seven" else HYBRID if asked == "hybrid" else asked
+    if isinstance(spelled, str):
+        try:
+            pattern = re.compile(spelled)
+        except re.error as error:
+            raise with_hint(UsageError(f"lora_targets: {spelled!r}: {error}"), "write a regular expression") from None
+    else:
+        spelled = list(spelled)
+        pattern = re.compile(rf"(?:.*\.)?(?:{'|'.join(map(re.escape, spelled))})")
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    hit = {name: module for name, module in linear.items() if pattern.fullmatch(name)}
+    if not hit:
+        inside = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        raise with_hint(UsageError(f"lora_targets: {asked!r} names no linear module"), f"there are {', '.join(inside)}")
+    if wrong := [name for name in hit if "visual" in name or name.endswith("lm_head")]:
+        raise with_hint(UsageError(f"lora_targets: {wrong[0]} is among them"), "take names of the text layers alone")
+    layers = {match[1] for name in linear if (match := re.match(r"(.*layers\.\d+)\.", name))}
+    reached = {match[1] for name in hit if (match := re.match(r"(.*layers\.\d+)\.(?!mlp)", name))}
+    return Targets(
+        spelled=spelled,
+        modules=tuple(hit),
+        parameters=sum(config.lora_rank * (m.in_features + m.out_features) for m in hit.values()),
+        bare=len(layers - reached),
+        layers=len(layers),
+    )
+
+
+def hash_weights(base: str) -> str | None:
+    """Hash of config and weight files of a local base; None for one that is no folder (its name and revision say it).
+
+    Names, sizes and contents in the order of their names.
+    """
+    if not os.path.isdir(base):
+        return None
+    whole = hashlib.sha256()
+    for path in _weight_files(Path(base)):
+        whole.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def _weight_files(folder: Path) -> Iterator[Path]:
+    yield from sorted(p for p in folder.iterdir() if p.name == "config.json" or p.suffix in (".safetensors", ".bin"))

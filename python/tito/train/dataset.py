@@ -1,0 +1,175 @@
+"""Rows as training examples: map-style, numpy inside, without torch. An example is a row, or a pack of rows.
+
+Weights are said by repetition where that is possible (`tito.train.weights`): then the dataset is longer than the file,
+and each copy is the same arrays. It pickles as its path and a few small arrays, so workers may be forked or spawned.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tito.errors import DataError, UsageError, with_hint
+from tito.train.pack import pack as make_packs
+from tito.train.survey import survey
+from tito.train.table import Table
+from tito.train.weights import Mode, expose
+
+__all__ = ["Overlong", "Sample", "TitoSFTDataset"]
+
+Sample = dict[str, Any]
+Overlong = Literal["error", "drop"]
+
+
+class TitoSFTDataset:
+    """Training examples of a rows file (`tito convert`), or of a file with `input_ids` and `output_ids` or `labels`.
+
+    `len` counts the examples of an epoch, copies by weight included. An example is a dict of numpy arrays of one length:
+    `input_ids` int32, `labels` int32 (its own id, or -100 where no loss falls; not shifted), `loss_weights` float32
+    (all 1 where weights are said by copies), and `rows` int64, the numbers of its rows in the file. With `pack=N`
+    examples are packs of rows up to N ids, and `seq_lengths` int64 says where they end.
+
+    - `weights`: `auto` repeats rows by their weight, and turns to `loss_weights` where a weight is below 1 or differs
+      inside a row; `repeat`, `loss`, `ignore` ask for one of them. `exposure.why` says what was chosen.
+    - `max_length`, `overlong`: longer rows are an `error`, or are left out (`drop`; `dropped` counts them).
+    - `rows_per_step`: rows of an optimiser step, all ranks; only the weighted loss asks (`exposure.divisor`).
+    - `keep_bytes`: what stays decoded in memory, a quarter of the machine's unless told.
+
+    Rows without a single loss token are left out and counted (`silent`). Raises `DataError` for rows that contradict
+    themselves, with file and row, and where no loss token is left.
+
+    >>> from tito.train import TitoSFTDataset
+    >>> data = TitoSFTDataset("kept.parquet")
+    >>> sample = data[0]
+    >>> len(data), sample["input_ids"].dtype, len(sample["input_ids"]) == len(sample["labels"])
+    (36, dtype('int32'), True)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        weights: Mode = "auto",
+        pack: int | None = None,
+        max_length: int | None = None,
+        overlong: Overlong = "error",
+        seed: int = 0,
+        rows_per_step: int = 8,
+        keep_bytes: int | None = None,
+    ) -> None:
+        self.table = Table(path, keep_bytes=keep_bytes)
+        self.survey = seen = survey(self.table)
+        keep = seen.loss_tokens > 0
+        self.silent = int((~keep).sum())
+        if not keep.any():
+            raise with_hint(
+                DataError(f"{self.table.path}: none of the {len(keep)} rows has a loss token"),
+                "nothing would be trained; `tito show FILE` shows where loss falls",
+            )
+        long = keep & (seen.lengths > max_length) if max_length is not None else np.zeros(len(keep), bool)
+        if long.any() and overlong == "error":
+            first = int(np.flatnonzero(long)[0])
+            raise with_hint(
+                DataError(
+                    f"{self.table.place(first)}: {int(seen.lengths[first])} ids, more than max_length {max_length}; "
+                    f"{int(long.sum())} of {len(keep)} rows are longer, the longest has {int(seen.lengths.max())}"
+                ),
+                "raise max_length, leave them out with overlong: drop, or convert with --max-length N --overlong "
+                "trim-prompt; outputs are never cut",
+            )
+        self.dropped = int(long.sum())
+        keep &= ~long
+        self.exposure = expose(seen, keep, mode=weights, seed=seed, rows_per_step=rows_per_step)
+        order = self.exposure.order
+        if not len(order):
+            raise with_hint(
+                DataError(f"{self.table.path}: no row is left: all are longer than max_length or weigh 0"),
+                "raise max_length, or look at the weights with `tito show FILE`",
+            )
+        self.packed = pack is not None
+        if pack is None:
+            self._rows, self._starts = order, np.arange(len(order) + 1)
+        else:
+            if pack < int(longest := seen.lengths[order].max()):
+                raise with_hint(
+                    UsageError(f"packs of {pack} ids hold no row of {longest}"), "a pack is as long as the longest row"
+                )
+            packs = [order[members] for members in make_packs(seen.lengths[order], pack)]
+            self._rows = np.concatenate(packs)
+            self._starts = np.concatenate(([0], np.cumsum([len(members) for members in packs])))
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the loss must use `loss_weights`."""
+        return self.exposure.mode == "loss"
+
+    @property
+    def blocks(self) -> npt.NDArray[np.int64] | None:
+        """The row group in which each example stands, where not all of them stay decoded; else None."""
+        if self.table.all_kept:
+            return None
+        return np.searchsorted(np.array(self.table.ends), self._rows[self._starts[:-1]], side="right")
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __getitem__(self, index: int) -> Sample:
+        example = index + len(self) if index < 0 else index
+        if not 0 <= example < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        rows = self.rows(example)
+        if not self.packed:
+            return {**self.row(int(rows[0])), "rows": rows}
+        parts = [self.row(row) for row in rows.tolist()]
+        joined: Sample = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {**joined, "rows": rows, "seq_lengths": np.array([len(part["labels"]) for part in parts])}
+
+    def rows(self, example: int) -> npt.NDArray[np.int64]:
+        """Numbers, in the file, of the rows in an example."""
+        return self._rows[self._starts[example] : self._starts[example + 1]]
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Ids of each example."""
+        return np.add.reduceat(self.survey.lengths[self._rows], self._starts[:-1])
+
+    def loss_tokens(self) -> npt.NDArray[np.int64]:
+        """Loss tokens of each example."""
+        return np.add.reduceat(self.survey.loss_tokens[self._rows], self._starts[:-1])
+
+    def row(self, row: int) -> Sample:
+        """The arrays of a row by its number in the file."""
+        group, at = self.table.locate(row)
+        ids, weights = group.ids(at), group.token_weights(at)
+        if self.weighted:
+            labels = np.where(weights > 0, ids, np.int32(-100))
+            return {"input_ids": ids, "labels": labels, "loss_weights": weights * group.weight[at]}
+        loss = weights > 0
+        return {"input_ids": ids, "labels": np.where(loss, ids, np.int32(-100)), "loss_weights": loss.astype(np.float32)}
+
+    def to_datasets(self) -> Any:
+        """The examples as a `datasets.Dataset` with `input_ids` and `labels` (and `seq_lengths` of packs), for trainers
+        that take nothing else (TRL: with `max_length=None` and `dataset_kwargs={"skip_prepare_dataset": True}`).
+
+        Raises `UsageError` where weights can only be said by the loss: such trainers would ignore them.
+        """
+        import datasets
+
+        if self.weighted:
+            raise with_hint(
+                UsageError(f"{self.exposure.why}, and trainers of this kind know no weights"),
+                'take weights="repeat" to round them to copies, or train with `tito train`',
+            )
+        names = ["input_ids", "labels", *(["seq_lengths"] if self.packed else [])]
+
+        def samples() -> Any:
+            for example in range(len(self)):
+                sample = self[example]
+                yield {name: sample[name] for name in names}
+
+        return datasets.Dataset.from_list(list(samples())).with_format("numpy")
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} examples of {len(self.table):,} rows of {self.table.path}>"

@@ -1,0 +1,65 @@
+"""The trained adapter as a folder that PEFT and servers load: `adapter_config.json` and `adapter_model.safetensors`.
+
+Servers know a model with a vision tower by its wrapper class. Keys of the text class would load there without a word
+and do nothing, so the adapter of such a model is written with the wrapper's names, which the text class takes too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tito.train.base import Base
+from tito.train.config import TrainConfig
+
+__all__ = ["save_adapter", "to_live", "to_served"]
+
+_LIVE, _SERVED = "base_model.model.model.", "base_model.model.model.language_model."
+
+
+def to_served(key: str, base: Base) -> str:
+    """A key of the live model as servers know it."""
+    return _SERVED + key.removeprefix(_LIVE) if base.wrapped and not key.startswith(_SERVED) else key
+
+
+def to_live(key: str, base: Base) -> str:
+    """The other way."""
+    return _LIVE + key.removeprefix(_SERVED) if base.wrapped and key.startswith(_SERVED) else key
+
+
+def save_adapter(model: Any, tensors: Mapping[str, torch.Tensor], folder: Path, base: Base, config: TrainConfig) -> None:
+    """Writes the folder whole: it gets its name when everything stands in it."""
+    from safetensors.torch import save_file
+
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        peft = model.peft_config["default"]
+        told = peft.to_dict()
+        told |= {"base_model_name_or_path": config.base_name or config.base, "inference_mode": True}
+        # An enum to some readers, a text to others; a plain text is read by both.
+        told["task_type"] = "CAUSAL_LM"
+        told = {key: sorted(value) if isinstance(value, set) else value for key, value in told.items()}
+        text = json.dumps(told, indent=2, sort_keys=True, default=str)
+        (temporary / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+        served = {to_served(key, base): value.detach().cpu().contiguous() for key, value in tensors.items()}
+        save_file(served, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Gives a finished folder its name, in place of an older one."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

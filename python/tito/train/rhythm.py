@@ -1,0 +1,96 @@
+"""When a run looks at itself: evaluations, probes, checkpoints, the line it prints, and when it stops early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from tito.train.config import TrainConfig
+from tito.train.record import Record
+
+__all__ = ["Rhythm"]
+
+
+class Rhythm(TrainerCallback):  # type: ignore[misc]
+    """Sets what the trainer does after each step, and keeps the record."""
+
+    def __init__(self, config: TrainConfig, record: Record, say: Callable[[str], None], floor: float | None) -> None:
+        self._config, self._record, self._say, self._floor = config, record, say, floor
+        self._looked = self._saved = -1
+        self._heldout: float | None = None
+        self._probe: float | None = None
+        self._best: float | None = None
+        self._worse = 0
+        self.stopped: str | None = None
+
+    def probe_due(self, step: int) -> bool:
+        """Whether the probe runs at this step; without `probe_every`, whenever there is an evaluation."""
+        return self._config.probe_every is None or step % self._config.probe_every == 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After the optimiser's step."""
+        step = state.global_step
+        looks = self._config.val is not None and _due(self._config.eval_every, step)
+        if self._config.probe is not None:
+            looks |= step % self._config.probe_every == 0 if self._config.probe_every else looks
+        self._decide(control, step, looks, _due(self._config.save_every, step))
+        control.should_log = control.should_log or step % self._config.log_every == 0
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After an epoch's last step, or the run's."""
+        looks = self._config.val is not None and self._config.eval_every == "epoch"
+        looks |= self._config.probe is not None and self._config.probe_every is None
+        self._decide(control, state.global_step, looks, self._config.save_every == "epoch")
+
+    def _decide(self, control: Any, step: int, looks: bool, saves: bool) -> None:
+        control.should_evaluate = looks and step != self._looked
+        if control.should_evaluate:
+            self._looked = step
+        # What an evaluation finds best must be there afterwards.
+        saves = saves or (control.should_evaluate and self._config.chosen_by != "last")
+        control.should_save = saves and step != self._saved
+        if control.should_save:
+            self._saved = step
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
+        """Patience runs out after so many evaluations without a better one."""
+        metrics = metrics or {}
+        self._heldout = metrics.get("eval_loss", self._heldout)
+        self._probe = metrics.get("eval_probe_score", self._probe)
+        value = metrics.get("eval_probe_score" if self._config.chosen_by == "probe" else "eval_loss")
+        if value is None:
+            return
+        better = self._best is None or (value > self._best if self._config.chosen_by == "probe" else value < self._best)
+        self._best, self._worse = (value, 0) if better else (self._best, self._worse + 1)
+        if self._config.patience is not None and self._worse >= self._config.patience:
+            self.stopped = f"no better {self._config.chosen_by} in {self._worse} evaluations"
+            control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """The loss, never without what it is to be compared with."""
+        logs = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        self._record.facts["metrics"].append({"step": state.global_step, **logs})
+        self._record.facts["steps_done"] = state.global_step
+        self._heldout = logs.get("eval_loss", self._heldout)
+        self._probe = logs.get("eval_probe_score", self._probe)
+        if "loss" not in logs or not state.is_world_process_zero:
+            return
+        beside = ["teacher " + ("not known" if self._floor is None else f"{self._floor:.4f}")]
+        if self._config.val is not None:
+            beside.append("held-out " + ("-" if self._heldout is None else f"{self._heldout:.4f}"))
+        if self._config.probe is not None:
+            beside.append("probe " + ("-" if self._probe is None else f"{self._probe:.4g}"))
+        self._say(
+            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f} ({', '.join(beside)})  "
+            f"lr {logs.get('learning_rate', 0):.2e}  norm {logs.get('grad_norm', 0):.3g}"
+        )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The record says how far the run came, should it be killed now."""
+        self._record.add(steps_done=state.global_step)
+
+
+def _due(every: int | str, step: int) -> bool:
+    return isinstance(every, int) and step % every == 0

@@ -1,0 +1,363 @@
+"""What is trained, as arrays: the rows of one file or of several, decoded by row group and kept while memory lasts.
+
+Reads the rows that `tito convert` wrote, and other people's files in which the ids stand as `input_ids` + `output_ids`
+(loss on the outputs, or where `loss_mask` says) or as `input_ids` + `labels`. Only the columns that training needs are
+read. Nothing here knows a tokenizer, and no id is ever made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tito.errors import DataError, with_hint
+from tito.rows import find_files, looks_like_rows, open_rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Ids = npt.NDArray[np.int32]
+    Weights = npt.NDArray[np.float32]
+
+__all__ = ["Group", "Lists", "Table"]
+
+_READ = ("input_ids", "output_ids", "loss_spans", "labels", "loss_mask", "weight", "turn", "calls", "output_logprobs")
+_SAYS_WHERE = "a file to train on has `input_ids` and `output_ids`, or `input_ids` and `labels`"
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """A list column: row `i` is `values[starts[i] : starts[i + 1]]`."""
+
+    values: npt.NDArray[Any]
+    starts: npt.NDArray[np.int64]
+    valid: npt.NDArray[np.bool_] | None = None
+    """Rows that are not null; None where all are there."""
+
+    def at(self, row: int) -> npt.NDArray[Any]:
+        """The row's values, a view."""
+        return self.values[self.starts[row] : self.starts[row + 1]]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """How many values each row has."""
+        return np.diff(self.starts)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows of one row group, column by column. Which of `spans`, `labels` and `mask` is there says where loss falls;
+    where none is, it falls on all of `output`."""
+
+    rows: int
+    prompt: Lists
+    output: Lists | None
+    spans: Lists | None
+    """Values are of the record type `SPAN`."""
+    labels: Lists | None
+    mask: Lists | None
+    weight: npt.NDArray[np.float32]
+    turn: npt.NDArray[np.int32]
+    """-1 where it is not known."""
+    calls: Lists | None
+    """The calls of merged rows, of the record type `CALL`."""
+    logprobs: Lists | None
+    nbytes: int
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Ids of each row, prompt and output together."""
+        prompt = self.prompt.lengths
+        return prompt if self.output is None else prompt + self.output.lengths
+
+    def ids(self, row: int) -> Ids:
+        """All ids of a row, int32. A view where the row stands in one column, else a copy."""
+        prompt = self.prompt.at(row)
+        if self.output is None or not len(output := self.output.at(row)):
+            return prompt
+        joined: Ids = np.concatenate((prompt, output))
+        return joined
+
+    def token_weights(self, row: int) -> Weights:
+        """The loss weight of each position, float32; 0 where no loss falls. The row's own weight is not in it."""
+        start, end = self.prompt.starts[row], self.prompt.starts[row + 1]
+        length = before = int(end - start)
+        if self.output is not None:
+            length += int(self.output.starts[row + 1] - self.output.starts[row])
+        weights = np.zeros(length, np.float32)
+        if self.labels is not None:
+            weights[self.labels.at(row) != -100] = 1
+        elif self.spans is not None and (self.spans.valid is None or self.spans.valid[row]):
+            for first, last, weight in self.spans.at(row).tolist():
+                weights[first:last] = weight
+        elif self.mask is not None:
+            mask = self.mask.at(row)
+            weights[length - len(mask) :] = mask
+        else:
+            weights[before:] = 1
+        return weights
+
+
+SPAN = np.dtype([("start", np.int32), ("end", np.int32), ("weight", np.float32)])
+CALL = np.dtype([("start", np.int32), ("end", np.int32), ("turn", np.int32)])
+
+
+class Table:
+    """Rows of parquet files or JSON lines by number; see the module.
+
+    `keep_bytes` bounds what stays decoded (default: a quarter of the machine's memory); the row groups used last stay.
+    Pickles as its path: each process decodes for itself. Raises `WorldError` for a path that is not there, `DataError`
+    for a file that does not say what is trained.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, keep_bytes: int | None = None) -> None:
+        self.path = os.fspath(path)
+        self._keep = _quarter_of_memory() if keep_bytes is None else keep_bytes
+        self.metadata: Mapping[str, str] = {}
+        self.ours = looks_like_rows(self.path) and _says_schema(self.path)
+        if self.ours:
+            rows = open_rows(self.path)  # refuses what does not belong together
+            self.files, self.metadata, self.kind = rows.files, rows.metadata, rows.kind
+        else:
+            self.files, self.kind = tuple(find_files(self.path)), "foreign"
+        self._groups: list[tuple[str, Callable[[int], pa.Table], int]] = []
+        sizes: list[list[int]] = []
+        for name in self.files:
+            read, rows_of = _open(name)
+            self._groups += [(name, read, number) for number in range(len(rows_of))]
+            sizes.append(rows_of)
+        self.ends = list(accumulate(chain.from_iterable(sizes)))
+        self._file_ends = list(accumulate(map(sum, sizes)))
+        self._decoded: OrderedDict[int, Group] = OrderedDict()
+        self._held = 0
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __reduce__(self) -> tuple[Callable[..., Table], tuple[str, int]]:
+        return _again, (self.path, self._keep)
+
+    @property
+    def all_kept(self) -> bool:
+        """Whether everything decoded so far was kept: after a whole pass, whether all of it fits."""
+        return len(self._decoded) == len(self._groups)
+
+    def locate(self, row: int) -> tuple[Group, int]:
+        """The group in which a row stands, and where in it."""
+        number = bisect_right(self.ends, row)
+        return self.group(number), row - (self.ends[number - 1] if number else 0)
+
+    def group(self, number: int) -> Group:
+        """A row group, decoded or kept from before."""
+        if (group := self._decoded.get(number)) is not None:
+            self._decoded.move_to_end(number)
+            return group
+        name, read, of_file = self._groups[number]
+        group = _group(name, read(of_file))
+        self._decoded[number] = group
+        self._held += group.nbytes
+        while self._held > self._keep and len(self._decoded) > 1:
+            self._held -= self._decoded.popitem(last=False)[1].nbytes
+        return group
+
+    def groups(self) -> Iterator[Group]:
+        """All groups in order."""
+        for number in range(len(self._groups)):
+            yield self.group(number)
+
+    def plain(self, row: int) -> dict[str, Any]:
+        """A row's columns as Python values, read from the file once more by pyarrow alone: for checks."""
+        number = bisect_right(self.ends, row)
+        _, read, of_file = self._groups[number]
+        found: dict[str, Any] = read(of_file).slice(row - (self.ends[number - 1] if number else 0), 1).to_pylist()[0]
+        return found
+
+    def place(self, row: int) -> str:
+        """Where a row stands, for people: the file and its number there, counted from 0."""
+        file = bisect_right(self._file_ends, row)
+        return f"{Path(self.files[file]).name}: row {row - (self._file_ends[file - 1] if file else 0)}"
+
+
+def _again(path: str, keep_bytes: int) -> Table:
+    return Table(path, keep_bytes=keep_bytes)
+
+
+def _quarter_of_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (AttributeError, ValueError, OSError):
+        return 2 << 30
+
+
+def _says_schema(path: str) -> bool:
+    """Whether the first file is one of ours (`looks_like_rows` takes any parquet for rows)."""
+    name = find_files(path)[0]
+    if not _is_parquet(name):
+        return True
+    schema = _parquet(name).schema_arrow
+    return b"tito.schema_version" in (schema.metadata or {})
+
+
+def _is_parquet(name: str) -> bool:
+    with open(name, "rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def _parquet(name: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(name)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise with_hint(DataError(f"{name}: {error}"), "the file is cut off or no parquet") from None
+
+
+def _open(name: str) -> tuple[Callable[[int], pa.Table], list[int]]:
+    """What reads a group of the file, and the rows of each group."""
+    if not _is_parquet(name):
+        rows = _lines(name)
+        return lambda _: rows, [rows.num_rows]
+    file = _parquet(name)
+    have = file.schema_arrow.names
+    _refuse_silent(name, have)
+    columns = [column for column in _READ if column in have]
+    groups = file.metadata
+    return (
+        lambda number: file.read_row_group(number, columns=columns),
+        [groups.row_group(n).num_rows for n in range(groups.num_row_groups)],
+    )
+
+
+def _refuse_silent(name: str, have: list[str]) -> None:
+    if "input_ids" not in have:
+        raise with_hint(DataError(f"{name}: no column input_ids (columns {', '.join(have[:8])})"), _SAYS_WHERE)
+    if "output_ids" not in have and "labels" not in have:
+        raise with_hint(DataError(f"{name}: nothing says where loss falls: no output_ids and no labels"), _SAYS_WHERE)
+
+
+def _lines(name: str) -> pa.Table:
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {}
+    with open(name, encoding="utf-8") as file:
+        for number, line in enumerate(filter(str.strip, file), 1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise with_hint(DataError(f"{name}: record {number}: {error}"), "the file is cut off") from None
+            if not isinstance(record, dict):
+                raise with_hint(DataError(f"{name}: record {number}: not a JSON object"), _SAYS_WHERE)
+            if number == 1:
+                _refuse_silent(name, list(record))
+                columns = {column: [] for column in _READ if column in record}
+            for column, values in columns.items():
+                values.append(record.get(column))
+    if not columns:
+        raise with_hint(DataError(f"{name}: the file is empty"), _SAYS_WHERE)
+    try:
+        return pa.table({column: pa.array(values, _ARROW(column)) for column, values in columns.items()})
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise with_hint(DataError(f"{name}: {error}"), _SAYS_WHERE) from None
+
+
+def _ARROW(column: str) -> Any:  # noqa: N802 (a table of types, made when pyarrow is there)
+    import pyarrow as pa
+
+    span = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("weight", pa.float32())])
+    call = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("turn", pa.int32())])
+    return {
+        "loss_spans": pa.list_(span),
+        "calls": pa.list_(call),
+        "weight": pa.float32(),
+        "turn": pa.int32(),
+        "output_logprobs": pa.list_(pa.float32()),
+        "loss_mask": pa.list_(pa.float32()),
+    }.get(column, pa.list_(pa.int64()))
+
+
+def _group(name: str, table: pa.Table) -> Group:
+    have = set(table.column_names)
+
+    def lists(column: str, dtype: Any) -> Lists | None:
+        return _lists(name, table, column, dtype) if column in have else None
+
+    def numbers(column: str, dtype: Any, missing: Any) -> npt.NDArray[Any]:
+        if column not in have:
+            return np.full(table.num_rows, missing, dtype)
+        values = table.column(column).fill_null(missing).to_numpy()
+        return values.astype(dtype, copy=False)
+
+    prompt = lists("input_ids", np.int32)
+    assert prompt is not None  # `_refuse_silent` saw it
+    labels = None if "output_ids" in have else lists("labels", np.int32)
+    columns = {
+        "output": lists("output_ids", np.int32),
+        "spans": _records(name, table, "loss_spans", SPAN) if "loss_spans" in have else None,
+        "labels": labels,
+        "mask": lists("loss_mask", np.float32) if "loss_spans" not in have and labels is None else None,
+        "calls": _records(name, table, "calls", CALL) if "calls" in have else None,
+        "logprobs": lists("output_logprobs", np.float32),
+    }
+    weight, turn = numbers("weight", np.float32, 1.0), numbers("turn", np.int32, -1)
+    held = [prompt, *columns.values()]
+    nbytes = weight.nbytes + turn.nbytes + sum(c.values.nbytes + c.starts.nbytes for c in held if c is not None)
+    return Group(rows=table.num_rows, prompt=prompt, weight=weight, turn=turn, nbytes=nbytes, **columns)
+
+
+def _lists(name: str, table: pa.Table, column: str, dtype: Any) -> Lists:
+    chunk = _one(table, column)
+    values = chunk.flatten() if chunk.null_count else chunk.values
+    if getattr(values, "null_count", 0) and dtype == np.int32:
+        raise with_hint(DataError(f"{name}: {column}: a null among the ids"), "an id is a whole number")
+    array = values.to_numpy(zero_copy_only=False)
+    if dtype == np.int32 and array.dtype != np.int32 and len(array):
+        if not np.issubdtype(array.dtype, np.integer):
+            raise with_hint(DataError(f"{name}: {column}: values of type {array.dtype}"), "an id is a whole number")
+        if int(array.max()) >= 2**31 or int(array.min()) < -(2**31):
+            raise with_hint(DataError(f"{name}: {column}: {int(array.max())} is no id"), "ids are 32-bit")
+    valid = chunk.is_valid().to_numpy(zero_copy_only=False) if chunk.null_count else None
+    return Lists(array.astype(dtype, copy=False), _starts(chunk), valid)
+
+
+def _records(name: str, table: pa.Table, column: str, dtype: np.dtype[Any]) -> Lists:
+    chunk = _one(table, column)
+    values = chunk.flatten() if chunk.null_count else chunk.values
+    records = np.empty(len(values), dtype)
+    for field in dtype.names or ():
+        part = values.field(field)
+        records[field] = part.fill_null(-1).to_numpy(zero_copy_only=False)
+    valid = chunk.is_valid().to_numpy(zero_copy_only=False) if chunk.null_count else None
+    return Lists(records, _starts(chunk), valid)
+
+
+def _one(table: pa.Table, column: str) -> Any:
+    """The column as one list array."""
+    import pyarrow as pa
+
+    kind = table.schema.field(column).type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        raise with_hint(DataError(f"column {column} is {kind}, not a list"), _SAYS_WHERE)
+    chunks = table.column(column)
+    return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+
+
+def _starts(chunk: Any) -> npt.NDArray[np.int64]:
+    """Offsets into `flatten()` where rows are null, else into `values`."""
+    offsets = chunk.offsets.to_numpy().astype(np.int64, copy=False)
+    if not chunk.null_count:
+        return offsets
+    lengths = np.where(chunk.is_valid().to_numpy(zero_copy_only=False), np.diff(offsets), 0)
+    return np.concatenate(([0], np.cumsum(lengths)))
+
+

@@ -1,0 +1,82 @@
+"""How often each row is trained, and with what weight: copies of indices where they can say it, else a weighted loss.
+
+Repeating a row's index is training its copies, bit for bit. A weight below 1, or weights that differ inside a row, can
+only be said by the loss: `sum(w * nll) / (loss tokens of the step * W)` with W a constant of the whole set (its mean
+token weight; its mean row weight where a step holds one row). A divisor of the step's own weights would cancel them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tito.train.survey import Survey
+
+__all__ = ["Exposure", "expose", "systematic"]
+
+Mode = Literal["auto", "repeat", "loss", "ignore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What an epoch holds."""
+
+    mode: Literal["repeat", "loss", "ignore"]
+    why: str
+    copies: npt.NDArray[np.int64]
+    """How often each row stands in an epoch; 0 for rows that are left out."""
+    divisor: float
+    """W of the weighted loss; 1 where the loss is not weighted."""
+
+    @property
+    def order(self) -> npt.NDArray[np.int64]:
+        """Row numbers of an epoch, in file order, repeated."""
+        return np.repeat(np.arange(len(self.copies)), self.copies)
+
+
+def expose(survey: Survey, keep: npt.NDArray[np.bool_], *, mode: Mode, seed: int, rows_per_step: int) -> Exposure:
+    """Decides it for the rows in `keep`. A row of weight 0 is never trained, in any mode but `ignore`."""
+    weight = survey.weight
+    used = keep & ((weight > 0) | (mode == "ignore"))
+    if mode == "ignore":
+        return Exposure("ignore", "weights are ignored, as asked", used.astype(np.int64), 1.0)
+    chosen, why = _choose(survey, used, mode)
+    if chosen == "repeat":
+        copies = np.zeros(len(weight), np.int64)
+        copies[used] = systematic(weight[used], seed)
+        return Exposure("repeat", why, copies, 1.0)
+    tokens = survey.loss_tokens[used]
+    if rows_per_step == 1:
+        divisor = float(weight[used].mean()) if used.any() else 1.0
+    else:
+        divisor = float((weight[used] * tokens).sum() / max(int(tokens.sum()), 1))
+    return Exposure("loss", why, used.astype(np.int64), divisor)
+
+
+def _choose(survey: Survey, used: npt.NDArray[np.bool_], mode: Mode) -> tuple[Literal["repeat", "loss"], str]:
+    if mode == "loss":
+        return "loss", "the loss is weighted, as asked"
+    if (uneven := int((~survey.even & used).sum())) and mode == "auto":
+        return "loss", f"{uneven} rows weigh their tokens differently: the loss is weighted, no index is repeated"
+    if (below := int(((survey.weight < 1 - 1e-6) & used).sum())) and mode == "auto":
+        return "loss", f"{below} rows weigh less than 1: the loss is weighted, no index is repeated"
+    if bool((survey.weight[used] == 1).all()):
+        return "repeat", "every row weighs 1"
+    return "repeat", "rows are repeated by weight"
+
+
+def systematic(weights: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.int64]:
+    """Whole copies for weights: the whole part, and for fractions a seeded systematic draw, so that the total is the
+    sum of the weights to within 1.
+
+    >>> int(systematic(np.full(10, 1.5), seed=0).sum())
+    15
+    """
+    whole = np.floor(weights + 1e-9)
+    fraction = np.clip(weights - whole, 0, 1)
+    at = np.cumsum(fraction) + np.random.default_rng(seed).random()
+    drawn = np.floor(at) - np.floor(np.concatenate(([at[0] - fraction[0]], at[:-1]))) if len(at) else at
+    return (whole + drawn).astype(np.int64)

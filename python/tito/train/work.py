@@ -1,0 +1,295 @@
+"""The part of a run that holds weights: load, check, train, choose the best, write, check again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from tito.train.base import Base, Targets
+from tito.train.check_after import check_adapter, check_export_keys, check_heldout, check_reload
+from tito.train.check_model import Canary, check_base_loss, check_canary, check_isolation, check_targets
+from tito.train.config import TrainConfig
+from tito.train.dataset import TitoSFTDataset
+from tito.train.export import replace_folder, save_adapter, to_served
+from tito.train.loss import plain_head
+from tito.train.plan import Plan
+from tito.train.probe import load_probe
+from tito.train.record import Record
+from tito.train.rhythm import Rhythm
+from tito.train.trainer import TitoSFTTrainer
+
+__all__ = ["Work", "load_model", "settings"]
+
+
+def load_model(config: TrainConfig, dtype: torch.dtype) -> Any:
+    """The base with its weights, the text class where there is one, in the dtype it is to be trained in."""
+    given: dict[str, Any] = {"dtype": dtype, "attn_implementation": _attention(config)}
+    if config.tune == "qlora":
+        from transformers import BitsAndBytesConfig
+
+        given["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if config.bf16 else torch.float32,
+        )
+    return AutoModelForCausalLM.from_pretrained(config.base, **given)
+
+
+def _attention(config: TrainConfig) -> str:
+    if config.attention != "auto":
+        return config.attention
+    from transformers.utils import is_flash_attn_2_available
+
+    flash = config.device != "cpu" and torch.cuda.is_available() and is_flash_attn_2_available()
+    return "flash_attention_2" if flash else "sdpa"
+
+
+def base_dtype(config: TrainConfig) -> torch.dtype:
+    """bfloat16 under an adapter; float32 where AdamW moves the weights themselves, which bfloat16 would round away."""
+    if config.dtype != "auto":
+        return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    return torch.float32 if config.tune == "full" else torch.bfloat16
+
+
+def settings(config: TrainConfig, plan: Plan) -> Any:
+    """Every value that the trainer has a default for and that matters, told explicitly."""
+    from trl import SFTConfig
+
+    sharded = {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "state_dict_type": "FULL_STATE_DICT",
+        },
+    }
+    by = {"probe": "eval_probe_score", "heldout": "eval_loss", "last": None}[config.chosen_by]
+    return SFTConfig(
+        output_dir=str(Path(config.output) / "checkpoints"),
+        per_device_train_batch_size=config.batch,
+        per_device_eval_batch_size=1,
+        gradient_accumulation_steps=config.accumulate,
+        num_train_epochs=config.epochs if config.max_steps is None else math.ceil(plan.epochs),
+        max_steps=plan.optimiser_steps,
+        learning_rate=config.lr,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.clip,
+        optim="adamw_torch_fused" if torch.cuda.is_available() and config.device != "cpu" else "adamw_torch",
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        bf16=config.bf16,
+        fp16=False,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        use_cpu=config.device == "cpu",
+        seed=config.seed,
+        data_seed=config.seed if config.data_seed is None else config.data_seed,
+        # What the rows are, is ours: nothing is prepared, cut, packed or left out by others.
+        max_length=None,
+        packing=False,
+        padding_free=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        completion_only_loss=False,
+        remove_unused_columns=False,
+        average_tokens_across_devices=True,
+        dataloader_num_workers=config.loader_workers,
+        dataloader_drop_last=False,
+        # When to look and to save is `Rhythm`'s; the strategy only keeps the best from being rotated away.
+        eval_strategy="no",
+        save_strategy="steps",
+        save_steps=1 << 30,
+        save_total_limit=config.keep,
+        metric_for_best_model=by,
+        greater_is_better=config.chosen_by == "probe",
+        load_best_model_at_end=False,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to=list(config.report) or "none",
+        disable_tqdm=True,
+        push_to_hub=False,
+        ddp_find_unused_parameters=False,
+        **(sharded if config.fsdp else {}),
+    )
+
+
+class Work:
+    """See the module; `go` goes through it."""
+
+    def __init__(
+        self,
+        run: Any,
+        base: Base,
+        targets: Targets | None,
+        data: TitoSFTDataset,
+        held_out: TitoSFTDataset | None,
+        plan: Plan,
+        record: Record,
+    ) -> None:
+        self._run, self._base, self._targets, self._record = run, base, targets, record
+        self._data, self._held_out, self._plan = data, held_out, plan
+        self._config: TrainConfig = run.config
+
+    def go(self, checkpoint: Path | None) -> None:
+        """Everything."""
+        config, run = self._config, self._run
+        dtype = base_dtype(config)
+        rhythm = Rhythm(config, self._record, run.say, self._plan.floor)
+        trainer = self._trainer(dtype, rhythm)
+        run._need(check_targets(trainer.model, config, self._targets, dtype))
+        canary = Canary(trainer.model, self._data)
+        before = None
+        if not config.fsdp:
+            # Under FSDP the weights lie in pieces until the trainer has gathered them.
+            run._need(check_canary(trainer, canary, bf16=config.bf16 or dtype == torch.bfloat16))
+            run._need(check_isolation(trainer, self._data, self._base))
+            run._need(check_base_loss(trainer, self._data, self._base, self._plan.floor))
+            if self._held_out is not None:
+                before = trainer.held_out_loss()
+        self._record.add(checks=run.found.to_list())
+        self._fit(trainer, canary, checkpoint)
+        self._record.add(steps_done=trainer.state.global_step, stopped=rhythm.stopped)
+        best = self._choose(trainer)
+        written = self._write(trainer)
+        after = trainer.held_out_loss() if self._held_out is not None else None
+        failed = self._check_after(trainer, written, before, after)
+        self._record.add(
+            state="failed" if failed else "done", best=best, checks=run.found.to_list(), heldout={"before": before, "after": after}
+        )
+        shown = f"written     {written}" if written is not None else "written     checkpoints only"
+        run.say(f"{shown} ({best['by']}, step {best['step']} of {self._plan.optimiser_steps})")
+        if failed:
+            run.found.refuse(failed)
+
+    def _trainer(self, dtype: torch.dtype, rhythm: Rhythm) -> TitoSFTTrainer:
+        config, base = self._config, self._base
+        args = settings(config, self._plan)
+        model = load_model(config, dtype)
+        peft = None
+        if self._targets is not None:
+            from peft import LoraConfig
+
+            peft = LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha,
+                lora_dropout=config.lora_dropout,
+                target_modules=self._targets.spelled,
+                use_rslora=config.rslora,
+                bias="none",
+                task_type="CAUSAL_LM",
+            )
+        tokenizer = _tokenizer(config.base)
+        device = args.device.type
+        fused = config.loss == "fused" or (config.loss == "auto" and (device == "cuda" or not plain_head(base.config)))
+        trainer = TitoSFTTrainer(
+            model=model,
+            args=args,
+            processing_class=tokenizer,
+            peft_config=peft,
+            train_rows=self._data,
+            held_out=self._held_out,
+            pad_id=0,
+            fused=fused,
+            probe=self._probe(),
+            probe_due=rhythm.probe_due,
+            callbacks=[rhythm],
+        )
+        from transformers import PrinterCallback
+
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def _probe(self) -> Any:
+        if self._config.probe is None:
+            return None
+        probe = load_probe(self._config.probe)
+        return lambda model, step: probe(model, step=step)
+
+    def _fit(self, trainer: TitoSFTTrainer, canary: Canary, checkpoint: Path | None) -> None:
+        """The training itself; the first step's batches are compared at the model's forward once more, now as the
+        launcher wrapped it."""
+        with canary.listening():
+            seen = canary.batches
+
+            def expect(inputs: Any) -> None:
+                canary.expect(inputs)
+
+            trainer.watch = expect
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            self._record.facts["canary_batches"] = canary.batches - seen
+
+    def _choose(self, trainer: TitoSFTTrainer) -> dict[str, Any]:
+        """Loads the best checkpoint, by the named metric; without one the last step stays."""
+        by, state = self._config.chosen_by, trainer.state
+        best = state.best_model_checkpoint
+        if by == "last" or best is None or not os.path.isdir(best):
+            return {"by": "last step" if by == "last" else f"last step: no {by} was measured", "step": state.global_step}
+        step = int(Path(best).name.rpartition("-")[2])
+        if step != state.global_step:
+            trainer.load_best()
+        return {"by": by, "metric": state.best_metric, "step": step, "checkpoint": best}
+
+    def _write(self, trainer: TitoSFTTrainer) -> Path | None:
+        config, model = self._config, trainer.accelerator.unwrap_model(trainer.model)
+        if self._targets is None:
+            folder = Path(config.output) / "model"
+            temporary = folder.with_name(f".{folder.name}.tmp")
+            trainer.save_model(str(temporary))
+            if self._run.first:
+                (temporary / "training_args.bin").unlink(missing_ok=True)
+                if folder.exists():
+                    shutil.rmtree(folder)
+                replace_folder(temporary, folder)
+        else:
+            folder = Path(config.output) / "adapter"
+            tensors = adapter_tensors(model)
+            if self._run.first:
+                save_adapter(model, tensors, folder, self._base, config)
+        trainer.accelerator.wait_for_everyone()
+        return folder
+
+    def _check_after(self, trainer: TitoSFTTrainer, folder: Path | None, before: float | None, after: float | None) -> Any:
+        """All of them; the first that failed and is not allowed to, or None. What was written stays, and says so."""
+        run, found = self._run, []
+        if self._targets is not None and folder is not None:
+            tensors = adapter_tensors(trainer.accelerator.unwrap_model(trainer.model))
+            found.append(check_adapter(tensors, self._plan.scaling or 1.0))
+            if not self._config.fsdp:
+                found.append(check_reload(trainer, folder, self._base))
+            told = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            keys = [to_served(key, self._base) for key in tensors]
+            found.append(check_export_keys(keys, told, self._base, self._config))
+        found.append(check_heldout(before, after))
+        for finding in found:
+            run.say(finding.line())
+        run.found.extend(found)
+        return next((f for f in found if f.ok is False and f.name not in self._config.allow), None)
+
+
+def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """The adapter as PEFT names it, gathered where it lies in pieces."""
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in found.items()}
+
+
+def _tokenizer(base: str) -> Any:
+    """TRL insists on one, although nothing is tokenised."""
+    try:
+        return AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError):
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordLevel
+
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<pad>": 0}, "<pad>")), pad_token="<pad>")
