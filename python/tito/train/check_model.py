@@ -71,7 +71,7 @@ class Canary:
     def __init__(self, model: Any, data: TitoSFTDataset) -> None:
         self._model, self._data = base_model_of(model), data
         self._again = Table(data.table.path, keep_bytes=0)
-        self._rows: list[int] = []
+        self._rows: list[int] | None = None
         self.batches = self.ids = 0
 
     def expect(self, inputs: Mapping[str, Any]) -> None:
@@ -80,11 +80,13 @@ class Canary:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While this lasts, each forward of the model is compared; `DataError` where it differs."""
+        """While this lasts, each forward that was told of is compared; `DataError` where it differs."""
         before = self._model.forward
 
         def forward(_: Any, *args: Any, **given: Any) -> Any:
-            self._compare(args, given)
+            if self._rows is not None:  # evaluations are not told
+                self._compare(args, given, self._rows)
+                self._rows = None
             return before(*args, **given)
 
         self._model.forward = types.MethodType(forward, self._model)
@@ -93,11 +95,11 @@ class Canary:
         finally:
             self._model.forward = before
 
-    def _compare(self, args: Any, given: Mapping[str, Any]) -> None:
+    def _compare(self, args: Any, given: Mapping[str, Any], rows: list[int]) -> None:
         ids = given["input_ids"] if "input_ids" in given else args[0]
         labels, weights, position = given["labels"], given.get("loss_weights"), given.get("position_ids")
         at = 0
-        for number, row in enumerate(self._rows):
+        for number, row in enumerate(rows):
             line, start = (0, at) if self._data.packed else (number, 0)
             if row < 0:
                 want = np.full(2, -100)

@@ -218,15 +218,17 @@ class Work:
     def _fit(self, trainer: TitoSFTTrainer, canary: Canary, checkpoint: Path | None) -> None:
         """The training itself; the first step's batches are compared at the model's forward once more, now as the
         launcher wrapped it."""
+        seen = canary.batches
+
+        def expect(inputs: Any) -> None:
+            canary.expect(inputs)
+            if canary.batches - seen + 1 >= self._config.accumulate:
+                trainer.watch = None
+
         with canary.listening():
-            seen = canary.batches
-
-            def expect(inputs: Any) -> None:
-                canary.expect(inputs)
-
             trainer.watch = expect
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-            self._record.facts["canary_batches"] = canary.batches - seen
+        self._record.facts["canary_batches"] = canary.batches - seen
 
     def _choose(self, trainer: TitoSFTTrainer) -> dict[str, Any]:
         """Loads the best checkpoint, by the named metric; without one the last step stays."""

@@ -1,0 +1,358 @@
+"""Rows as training examples: what each says of ids, labels and weights, against a slow twin; bad files word for word."""
+
+import math
+import multiprocessing
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tito
+from hypothesis import given
+from hypothesis import strategies as st
+from tito.train import EpochOrder, TitoSFTDataset
+from tito.train.order import epoch_order, fillers
+from tito.train.pack import pack
+from tito.train.survey import survey
+from tito.train.table import Table
+from tito.train.weights import systematic
+
+CAPTURES = Path(__file__).parent / "captures"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """Rows of real captures: per turn, and merged."""
+    folder = tmp_path_factory.mktemp("rows")
+    capture = CAPTURES / "qwen35" / "calls.jsonl"
+    for name, policies in {
+        "turn": tito.Policies(upweight="0:3,last:2"),
+        "merged": tito.Policies(rows="merged", upweight="0:3,last:2"),
+        "think": tito.Policies(think="mask", tail="captured"),
+        "copies": tito.Policies(upweight="0:3,last:2", upweight_as="copies"),
+        "plain": tito.Policies(columns="output_logprobs"),
+    }.items():
+        tito.convert(capture, folder / f"{name}.parquet", policies=policies)
+        tito.convert(capture, folder / f"{name}.jsonl", policies=policies)
+    return folder
+
+
+def foreign(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def twin(row):
+    """Ids, labels and weights of a row, position by position."""
+    ids = [*map(int, row.input_ids), *map(int, row.output_ids)]
+    weights = [0.0] * len(ids)
+    spans = [(len(row.input_ids), len(ids), 1.0)] if row.loss_spans is None else row.loss_spans
+    for start, end, weight in spans:
+        for at in range(start, end):
+            weights[at] = weight
+    return ids, [i if w > 0 else -100 for i, w in zip(ids, weights, strict=True)], weights
+
+
+@pytest.mark.parametrize("kind", ["turn", "merged", "think", "copies"])
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_every_row_is_the_file_s(real, kind, suffix):
+    data = TitoSFTDataset(real / f"{kind}{suffix}", weights="loss")
+    rows = tito.open_rows(real / f"{kind}{suffix}")
+    assert len(data) == len(rows)
+    for sample, row in zip(data, rows, strict=True):
+        ids, labels, weights = twin(row)
+        assert sample["input_ids"].tolist() == ids
+        assert sample["labels"].tolist() == labels
+        assert np.allclose(sample["loss_weights"], np.array(weights) * row.weight)
+        assert (sample["input_ids"].dtype, sample["labels"].dtype) == (np.int32, np.int32)
+
+
+@pytest.mark.parametrize("kind", ["turn", "merged"])
+def test_random_access_is_the_same_as_reading_in_order(real, kind):
+    data, rows = TitoSFTDataset(real / f"{kind}.parquet", weights="ignore"), tito.open_rows(real / f"{kind}.parquet")
+    for at in np.random.default_rng(0).permutation(len(rows)).tolist():
+        assert data[at]["labels"].tolist() == twin(rows[at])[1]
+    assert data[-1]["rows"].tolist() == [len(rows) - 1]
+    with pytest.raises(IndexError):
+        data[len(data)]
+
+
+def test_rows_are_repeated_by_weight_and_the_totals_agree(real):
+    weighted, copied = TitoSFTDataset(real / "turn.parquet"), TitoSFTDataset(real / "copies.parquet")
+    assert weighted.exposure.mode == "repeat"
+    assert len(weighted) == len(copied)
+    counted = [Counter(tuple(s["input_ids"].tolist()) for s in data) for data in (weighted, copied)]
+    assert counted[0] == counted[1]
+
+
+def test_weights_below_one_and_inside_rows_turn_to_the_loss(tmp_path, real):
+    path = foreign(tmp_path / "a.parquet", input_ids=[[1], [2]], output_ids=[[3], [4]], weight=[0.5, 1.5])
+    data = TitoSFTDataset(path)
+    assert (data.exposure.mode, data.weighted) == ("loss", True)
+    assert data.exposure.why == "1 rows weigh less than 1: the loss is weighted, no index is repeated"
+    assert data.exposure.divisor == 1.0
+    merged = TitoSFTDataset(real / "merged.parquet")
+    assert merged.exposure.mode == "loss"
+    assert "weigh their tokens differently" in merged.exposure.why
+    seen = merged.survey
+    total = sum(sum(twin(row)[2]) for row in tito.open_rows(real / "merged.parquet"))
+    assert math.isclose(merged.exposure.divisor, total / seen.loss_tokens.sum(), rel_tol=1e-6)
+    # One row a step: the constant is the mean of the rows.
+    one = TitoSFTDataset(real / "merged.parquet", rows_per_step=1)
+    assert math.isclose(one.exposure.divisor, seen.weight.mean(), rel_tol=1e-6)
+
+
+def test_a_row_of_weight_zero_is_never_trained(tmp_path):
+    path = foreign(tmp_path / "a.parquet", input_ids=[[1], [2]], output_ids=[[3], [4]], weight=[0.0, 2.0])
+    data = TitoSFTDataset(path)
+    assert [s["input_ids"].tolist() for s in data] == [[2, 4], [2, 4]]
+    assert len(TitoSFTDataset(path, weights="ignore")) == 2
+
+
+@given(st.lists(st.floats(0, 30), min_size=1, max_size=60), st.integers(0, 5))
+def test_copies_hold_the_sum_of_the_weights(weights, seed):
+    weights = np.array(weights)
+    copies = systematic(weights, seed)
+    assert abs(int(copies.sum()) - weights.sum()) <= 1 + 1e-6
+    assert ((copies >= np.floor(weights)) & (copies <= np.ceil(weights + 1e-9))).all()
+    assert (systematic(np.round(weights), seed) == np.round(weights)).all()
+
+
+def test_other_people_s_files(tmp_path):
+    pair = {"input_ids": pa.array([[5, 6], [7]], pa.large_list(pa.int64())), "output_ids": [[8], [9, 10]]}
+    data = TitoSFTDataset(foreign(tmp_path / "pair.parquet", **pair))
+    assert [s["labels"].tolist() for s in data] == [[-100, -100, 8], [-100, 9, 10]]
+    mask = TitoSFTDataset(foreign(tmp_path / "mask.parquet", **pair, loss_mask=[[1], [0, 1]]))
+    assert [s["labels"].tolist() for s in mask] == [[-100, -100, 8], [-100, -100, 10]]
+    whole = TitoSFTDataset(foreign(tmp_path / "whole.parquet", **pair, loss_mask=[[0, 1, 1], [0, 0, 1]]))
+    assert [s["labels"].tolist() for s in whole] == [[-100, 6, 8], [-100, -100, 10]]
+    labels = {"input_ids": [[5, 6, 8]], "labels": [[-100, 6, -100]]}
+    assert TitoSFTDataset(foreign(tmp_path / "labels.parquet", **labels))[0]["labels"].tolist() == [-100, 6, -100]
+    lines = tmp_path / "pair.jsonl"
+    lines.write_text('{"input_ids": [5, 6], "output_ids": [8]}\n{"input_ids": [7], "output_ids": [9, 10]}\n')
+    assert [s["labels"].tolist() for s in TitoSFTDataset(lines)] == [[-100, -100, 8], [-100, 9, 10]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message", "hint"),
+    [
+        ({"input_ids": [[1, 2]]}, "nothing says where loss falls: no output_ids and no labels", "a file to train on"),
+        ({"prompt": [[1]]}, "no column input_ids (columns prompt)", "a file to train on"),
+        ({"input_ids": [[1]], "output_ids": [[]]}, "none of the 1 rows has a loss token", "nothing would be trained"),
+        ({"input_ids": [[], [1]], "output_ids": [[2], [2]]}, "a.parquet: row 0: loss on position 0", "convert again"),
+        ({"input_ids": [[1, 2]], "labels": [[-100]]}, "row 0: labels are not as long as input_ids", "convert again"),
+        ({"input_ids": [[1, 2]], "labels": [[-100, 3]]}, "row 0: a label that is not its own id", "convert again"),
+        ({"input_ids": [[1, 2]], "labels": [[1, 2]]}, "row 0: loss on position 0, which no model predicts", "convert"),
+        (
+            {"input_ids": [[1], [1]], "output_ids": [[2], [3]], "weight": [1.0, float("nan")]},
+            "row 1: a weight that is no number of 0 or more",
+            "convert again",
+        ),
+        ({"input_ids": [[1]], "output_ids": [[2]], "weight": [-1.0]}, "row 0: a weight that is no number", "convert"),
+        ({"input_ids": [[1]], "output_ids": [[2]], "loss_mask": [[1, 1, 1]]}, "row 0: loss_mask is as long as", "con"),
+        ({"input_ids": [[1.5]], "output_ids": [[2]]}, "input_ids: values of type float64", "an id is a whole number"),
+        ({"input_ids": [[1, None]], "output_ids": [[2]]}, "input_ids: a null among the ids", "an id is a whole number"),
+        ({"input_ids": [[2**31]], "output_ids": [[2]]}, "input_ids: 2147483648 is no id", "ids are 32-bit"),
+        ({"input_ids": ["ab"], "output_ids": [[2]]}, "column input_ids is string, not a list", "a file to train on"),
+        ({"input_ids": pa.array([], pa.list_(pa.int32())), "output_ids": pa.array([], pa.list_(pa.int32()))}, "no rows", ""),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, columns, message, hint):
+    with pytest.raises(tito.DataError) as error:
+        TitoSFTDataset(foreign(tmp_path / "a.parquet", **columns))
+    assert message in str(error.value)
+    assert hint in error.value.hint
+
+
+SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("weight", pa.float32())]))
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ([(1, 9, 1.0)], "a loss span that is not inside the row"),
+        ([(2, 2, 1.0)], "a loss span that is not inside the row"),
+        ([(1, 3, 1.0), (2, 4, 1.0)], "loss spans that overlap or are out of order"),
+        ([(1, 3, -1.0)], "a span weight that is no number of 0 or more"),
+        ([(0, 3, 1.0)], "loss on position 0"),
+    ],
+)
+def test_bad_spans_are_named(tmp_path, spans, message):
+    value = [None, [{"start": s, "end": e, "weight": w} for s, e, w in spans]]
+    path = foreign(
+        tmp_path / "a.parquet", input_ids=[[1], [1, 2]], output_ids=[[2], [3, 4]], loss_spans=pa.array(value, SPANS)
+    )
+    with pytest.raises(tito.DataError, match=f"row 1: {message}"):
+        TitoSFTDataset(path)
+
+
+def test_over_long_rows_fail_or_are_left_out(tmp_path):
+    path = foreign(tmp_path / "a.parquet", input_ids=[[1] * 9, [1]], output_ids=[[2], [2]])
+    with pytest.raises(tito.DataError, match="row 0: 10 ids, more than max_length 5; 1 of 2 rows are longer"):
+        TitoSFTDataset(path, max_length=5)
+    data = TitoSFTDataset(path, max_length=5, overlong="drop")
+    assert (len(data), data.dropped) == (1, 1)
+    with pytest.raises(tito.DataError, match="no row is left"):
+        TitoSFTDataset(path, max_length=1, overlong="drop")
+
+
+def test_the_survey_counts_what_the_rows_hold(real):
+    for kind in ("turn", "merged", "think"):
+        seen, rows = survey(Table(real / f"{kind}.parquet")), list(tito.open_rows(real / f"{kind}.parquet"))
+        twins = [twin(row) for row in rows]
+        assert seen.lengths.tolist() == [len(ids) for ids, _, _ in twins]
+        assert seen.loss_tokens.tolist() == [sum(label != -100 for label in labels) for _, labels, _ in twins]
+        total = [sum(weights) * row.weight for (_, _, weights), row in zip(twins, rows, strict=True)]
+        assert np.allclose(seen.weight * seen.loss_tokens, total)
+        turn, weight, row = seen.turns
+        assert math.isclose(weight.sum(), sum(total), rel_tol=1e-6)
+        assert set(turn.tolist()) == {0, 1, 2}
+        assert seen.last_id.tolist() == [ids[-1] for ids, _, _ in twins]
+        highest = max(max(ids) for ids, _, _ in twins)
+        assert seen.highest_id == highest
+        assert highest in twins[seen.highest_at][0]
+
+
+def test_the_teacher_s_floor_is_the_mean_of_its_logprobs(real):
+    rows = [row for row in tito.open_rows(real / "plain.parquet") if row.output_logprobs is not None]
+    values = np.concatenate([row.output_logprobs for row in rows])
+    seen = survey(Table(real / "plain.parquet"))
+    assert seen.floor is not None
+    assert math.isclose(seen.floor[0] / seen.floor_weight, -values.mean(), rel_tol=1e-5)
+    assert seen.floor[1] == len(values)
+
+
+# Packs and order
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(50, 120))
+def test_packs_hold_every_row_once_and_cut_none(lengths, capacity):
+    packs = pack(np.array(lengths), capacity)
+    assert sorted(np.concatenate(packs).tolist()) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in members) <= capacity for members in packs)
+    # Best-fit decreasing stays under 11/9 of the best, plus one.
+    assert len(packs) <= 11 / 9 * math.ceil(sum(lengths) / capacity * 1.7) + 1
+
+
+def test_a_pack_is_its_rows_one_behind_the_other(real):
+    data = TitoSFTDataset(real / "copies.parquet", pack=1500)
+    apart = TitoSFTDataset(real / "copies.parquet")
+    assert sum(len(data.rows(i)) for i in range(len(data))) == len(apart)
+    for sample in data:
+        parts = [data.row(row) for row in sample["rows"].tolist()]
+        assert sample["input_ids"].tolist() == [i for part in parts for i in part["input_ids"].tolist()]
+        assert sample["seq_lengths"].tolist() == [len(part["labels"]) for part in parts]
+        assert len(sample["labels"]) <= 1500
+    with pytest.raises(tito.UsageError, match="packs of 10 ids hold no row of"):
+        TitoSFTDataset(real / "copies.parquet", pack=10)
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 4), st.integers(0, 3))
+def test_each_example_is_on_one_rank_once_an_epoch(examples, batch, world, epoch):
+    ranks = [EpochOrder(examples, batch=batch, world=world, rank=rank, seed=3) for rank in range(world)]
+    for order in ranks:
+        order.set_epoch(epoch)
+    dealt = [list(order) for order in ranks]
+    assert len({len(numbers) for numbers in dealt}) == 1
+    assert [len(order) for order in ranks] == [len(numbers) for numbers in dealt]
+    assert sorted(n for numbers in dealt for n in numbers if n < examples) == list(range(examples))
+    assert sum(n >= examples for numbers in dealt for n in numbers) == fillers(examples, batch * world)
+    # The same batches as one rank has, dealt round.
+    alone = EpochOrder(examples, multiple=batch * world, seed=3)
+    alone.set_epoch(epoch)
+    whole = np.array(list(alone)).reshape(-1, world, batch)
+    assert [whole[:, rank].ravel().tolist() for rank in range(world)] == dealt
+
+
+def test_epochs_differ_seeds_differ_and_both_repeat():
+    orders = [epoch_order(50, seed=s, epoch=e).tolist() for s, e in [(0, 0), (0, 1), (1, 0), (0, 0)]]
+    assert orders[0] == orders[3]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_an_order_goes_on_where_it_was_left():
+    whole, first, again = (EpochOrder(20, seed=1) for _ in range(3))
+    steps = iter(first)
+    head = [next(steps) for _ in range(7)]
+    again.load_state_dict(first.state_dict())
+    assert [*head, *again] == list(whole)
+    assert list(again) == list(whole)
+
+
+def test_an_order_by_blocks_decodes_few_at_a_time():
+    blocks = np.repeat(np.arange(10), 30)
+    order = epoch_order(300, seed=0, epoch=0, blocks=blocks, window=2)
+    assert sorted(order.tolist()) == list(range(300))
+    for start in range(0, 300, 60):
+        assert len(set(blocks[order[start : start + 60]].tolist())) == 2
+
+
+# Processes
+
+
+def summed(data, queue=None):
+    total = int(sum(int(data[i]["input_ids"].sum()) for i in range(len(data))))
+    if queue is not None:
+        queue.put(total)
+    return total
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_read_what_the_parent_reads(real, method):
+    data = TitoSFTDataset(real / "merged.parquet")
+    here = summed(data)
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    worker = context.Process(target=summed, args=(data, queue))
+    worker.start()
+    assert queue.get(timeout=120) == here
+    worker.join(timeout=30)
+    assert worker.exitcode == 0
+
+
+def test_a_dataset_pickles_as_its_path_and_little_else(real):
+    data = TitoSFTDataset(real / "turn.parquet")
+    again = pickle.loads(pickle.dumps(data))
+    assert summed(again) == summed(data)
+    assert len(pickle.dumps(data)) < 20_000
+
+
+def test_little_memory_keeps_one_group_and_says_in_which_each_example_stands(tmp_path):
+    table = pa.table({"input_ids": [[1, 2]] * 40, "output_ids": [[n] for n in range(40)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
+    data = TitoSFTDataset(tmp_path / "a.parquet", keep_bytes=1)
+    assert [s["input_ids"].tolist() for s in data] == [[1, 2, n] for n in range(40)]
+    assert data.blocks.tolist() == [n // 10 for n in range(40)]
+    assert TitoSFTDataset(tmp_path / "a.parquet").blocks is None
+    assert data.table.place(25) == "a.parquet: row 25"
+
+
+def test_shards_are_read_as_one(tmp_path, real):
+    for number in range(3):
+        (tmp_path / f"part-{number}.parquet").write_bytes((real / "turn.parquet").read_bytes())
+    data = TitoSFTDataset(tmp_path / "part-*.parquet", weights="ignore")
+    assert len(data) == 3 * len(TitoSFTDataset(real / "turn.parquet", weights="ignore"))
+    assert data.table.place(len(data) - 1) == f"part-2.parquet: row {len(data) // 3 - 1}"
+
+
+def test_importing_it_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, tito.train; from tito.train import TitoSFTDataset, TrainConfig, EpochOrder;"
+    code += "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_file_that_is_cut_off(tmp_path, real):
+    (tmp_path / "a.parquet").write_bytes((real / "turn.parquet").read_bytes()[:-9])
+    with pytest.raises(tito.DataError, match="cut off|Parquet magic"):
+        TitoSFTDataset(tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_text('{"input_ids": [1], "output_ids": [2]}\n{"input_ids"')
+    with pytest.raises(tito.DataError, match="record 2"):
+        TitoSFTDataset(tmp_path / "b.jsonl")
+    with pytest.raises(tito.WorldError, match="no such file"):
+        TitoSFTDataset(tmp_path / "c.parquet")

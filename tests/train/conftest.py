@@ -1,0 +1,49 @@
+"""What training tests share: tiny models with real tokenizers, rows of real captures. Collected where torch is."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+CAPTURES = Path(__file__).parents[1] / "captures"
+
+if find_spec("torch") is None:
+    collect_ignore_glob = ["test_*.py"]
+else:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("train")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folders of tiny models: `qwen3` (dense), `qwen35` (hybrid, in its wrapper with a vision tower)."""
+    from tiny import save_qwen3, save_qwen35
+
+    folder = tmp_path_factory.mktemp("models")
+    return {"qwen3": save_qwen3(folder / "qwen3"), "qwen35": save_qwen35(folder / "qwen35")}
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory):
+    """Rows of both families: `qwen3`, `qwen3-val`, `qwen35`, `merged` (of qwen35)."""
+    import tito
+
+    folder = tmp_path_factory.mktemp("rows")
+    made = {}
+    for name, capture, policies in (
+        ("qwen3", "qwen3", tito.Policies(upweight="0:3", columns="output_logprobs")),
+        ("qwen3-val", "qwen3-stream", tito.Policies()),
+        ("qwen35", "qwen35", tito.Policies(upweight="0:3")),
+        ("merged", "qwen35", tito.Policies(rows="merged", upweight="0:3")),
+    ):
+        made[name] = folder / f"{name}.parquet"
+        tito.convert(CAPTURES / capture / "calls.jsonl", made[name], policies=policies)
+    return made
