@@ -65,7 +65,7 @@ def unmerged(trainer, samples, divisor):
     loss.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
     model.zero_grad()
-    return float(loss), found
+    return float(loss.detach()), found
 
 
 def first_step(trainer, batches):

@@ -1,0 +1,195 @@
+"""Stopped and resumed, on one process and on two: the same bits, the same rows, and no row twice."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tito
+from safetensors.torch import load_file
+from tiny import record
+from tito.train import TrainConfig, train
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory):
+    """Seven rows: they divide by nothing."""
+    random = np.random.default_rng(1)
+    path = tmp_path_factory.mktemp("seven") / "seven.parquet"
+    rows = [random.integers(0, 900, n).tolist() for n in (9, 4, 12, 6, 8, 5, 10)]
+    pq.write_table(pa.table({"input_ids": [r[:3] for r in rows], "output_ids": [r[3:] for r in rows]}), path)
+    return path
+
+
+def settings(models, data, output, *more):
+    given = {
+        "base": models["qwen3"],
+        "data": data,
+        "output": output,
+        "lora_rank": 4,
+        "lora_dropout": 0.2,
+        "epochs": 2,
+        "save_every": 1,
+        "keep": 9,
+        "metric": "last",
+        "probe": "stopping:probe",
+        "probe_every": 1,
+    }
+    return [*(f"{key}={value}" for key, value in given.items()), *more]
+
+
+def alone(models, data, output, *more, stop=None, monkeypatch=None):
+    if stop is not None:
+        monkeypatch.setenv("TITO_STOP", str(stop))
+    return train(TrainConfig.load("tiny-cpu", settings(models, data, output, *more)), say=lambda _: None)
+
+
+def ranks(models, data, output, *more, stop=None, count=2):
+    """`torchrun -m tito.train` on the CPU; the code it ends with and what it said."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count), "--master_port", "0"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "tito.train", "tiny-cpu"]
+    path = os.pathsep.join([str(HERE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **({"TITO_STOP": str(stop)} if stop else {})}
+    done = subprocess.run(
+        [*command, *settings(models, data, output, f"world={count}", *more)], env=env, capture_output=True, text=True, timeout=600
+    )
+    return done.returncode, done.stderr
+
+
+def same_bits(a, b):
+    one, other = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (a, b))
+    assert one.keys() == other.keys()
+    return all(bool((one[key] == other[key]).all()) for key in one)
+
+
+def losses(output):
+    return {m["step"]: m["loss"] for m in record(output)["metrics"] if "loss" in m}
+
+
+@pytest.fixture(scope="module")
+def straight(models, seven, tmp_path_factory):
+    output = tmp_path_factory.mktemp("straight")
+    alone(models, seven, output, "accumulate=2")
+    return output
+
+
+def test_a_resumed_run_is_the_straight_run_bit_for_bit(models, seven, straight, tmp_path, monkeypatch):
+    # 7 rows, 2 a step: 4 steps an epoch. Stopped in the middle of the second one.
+    with pytest.raises(KeyboardInterrupt):
+        alone(models, seven, tmp_path / "out", "accumulate=2", stop=6, monkeypatch=monkeypatch)
+    told = record(tmp_path / "out")
+    assert (told["state"], told["stopped"], told["steps_planned"]) == ("stopped", "interrupted", 8)
+    assert not (tmp_path / "out" / "adapter").exists()
+    monkeypatch.delenv("TITO_STOP")
+    alone(models, seven, tmp_path / "out", "accumulate=2", "resume=last")
+    assert record(tmp_path / "out")["resumed_from"].endswith("checkpoint-5")
+    assert same_bits(straight, tmp_path / "out")
+    assert {step: losses(straight)[step] for step in (6, 7, 8)} == losses(tmp_path / "out")
+
+
+def test_two_ranks_are_one_process_with_twice_the_accumulation(models, seven, tmp_path):
+    one = alone(models, seven, tmp_path / "one", "accumulate=4", "lora_dropout=0")
+    code, said = ranks(models, seven, tmp_path / "two", "accumulate=2", "lora_dropout=0")
+    assert code == 0, said
+    two = record(tmp_path / "two")
+    assert (one["plan"]["fillers"], two["plan"]["fillers"]) == (0, 1)
+    assert one["plan"]["optimiser_steps"] == two["plan"]["optimiser_steps"] == 4
+    a, b = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert a.keys() == b.keys()
+    assert all(np.isclose(a[step], b[step], rtol=1e-5) for step in a)
+    # Fillers carry no loss and no row is there twice: an epoch has as many loss tokens on two ranks as on one.
+    counted = [[m["loss_tokens"] for m in of["metrics"] if "loss" in m] for of in (one, two)]
+    assert counted[0] == counted[1]
+    assert sum(counted[0][:2]) == sum(len(o) for o in pq.read_table(seven)["output_ids"].to_pylist())
+    first, second = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("one", "two"))
+    assert all(np.allclose(first[key], second[key], rtol=1e-3, atol=1e-6) for key in first)
+
+
+def test_two_ranks_resume_bit_for_bit(models, seven, tmp_path):
+    code, said = ranks(models, seven, tmp_path / "straight", "accumulate=1")
+    assert code == 0, said
+    code, _ = ranks(models, seven, tmp_path / "out", "accumulate=1", stop=7)
+    assert code != 0
+    code, said = ranks(models, seven, tmp_path / "out", "accumulate=1", "resume=last")
+    assert code == 0, said
+    assert record(tmp_path / "out")["resumed_from"].endswith("checkpoint-6")
+    assert same_bits(tmp_path / "straight", tmp_path / "out")
+
+
+def test_what_is_resumed_must_be_the_same_run(models, seven, straight, tmp_path):
+    for more, message in (
+        ("lr=1e-4", "resume: lr was 0.001, now 0.0001"),
+        ("batch=2", "resume: batch was 1, now 2"),
+        ("seed=3", "resume: seed was 0, now 3"),
+    ):
+        with pytest.raises(tito.UsageError, match=message):
+            alone(models, seven, straight, "accumulate=2", "resume=last", more)
+    other = tmp_path / "other.parquet"
+    pq.write_table(pq.read_table(seven).slice(0, 6), other)
+    with pytest.raises(tito.UsageError, match="resume: data was"):
+        alone(models, other, straight, "accumulate=2", "resume=last")
+    with pytest.raises(tito.UsageError, match="holds checkpoints of another run"):
+        alone(models, seven, straight, "accumulate=2")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("adapter_model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-50]), "adapter_model.safetensors: "),
+        ("trainer_state.json", lambda p: p.unlink(), "no trainer_state.json: it was not written to its end"),
+        ("trainer_state.json", lambda p: p.write_text('{"epoch":'), "trainer_state.json: "),
+        ("optimizer.pt", lambda p: p.unlink(), "no optimizer.pt: it was not written to its end"),
+        ("adapter_model.safetensors", lambda p: p.unlink(), "no weights: it was not written to its end"),
+    ],
+)
+def test_a_dead_checkpoint_is_named_and_the_one_before_is_offered(models, seven, straight, tmp_path, name, damage, message):
+    import shutil
+
+    output = tmp_path / "out"
+    shutil.copytree(straight, output)
+    damage(output / "checkpoints" / "checkpoint-8" / name)
+    with pytest.raises(tito.DataError, match=f"checkpoint-8: {message}") as error:
+        alone(models, seven, output, "accumulate=2", "resume=last")
+    assert error.value.hint == f"resume={output / 'checkpoints' / 'checkpoint-7'} is whole"
+
+
+def test_nothing_to_go_on_from(models, seven, tmp_path):
+    with pytest.raises(tito.WorldError, match="no checkpoint to go on from"):
+        alone(models, seven, tmp_path / "out", "resume=last")
+    with pytest.raises(tito.WorldError, match="no such folder"):
+        alone(models, seven, tmp_path / "out", f"resume={tmp_path / 'none'}")
+
+
+def test_the_best_checkpoint_is_the_probe_s(models, seven, tmp_path):
+    found = alone(models, seven, tmp_path / "out", "accumulate=2", "metric=probe", "keep=2")
+    assert (found["best"]["by"], found["best"]["step"], found["best"]["metric"]) == ("probe", 4, 0)
+    kept = load_file(tmp_path / "out" / "checkpoints" / "checkpoint-4" / "adapter_model.safetensors")
+    written = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    assert all(bool((kept[key] == written[key]).all()) for key in written)
+    probes = {m["step"]: m["eval_probe_score"] for m in found["metrics"] if "eval_probe_score" in m}
+    assert probes == {step: -abs(step - 4) for step in range(1, 9)}
+
+
+def test_patience_stops_early_and_the_record_says_so(models, seven, tmp_path):
+    found = alone(models, seven, tmp_path / "out", "accumulate=2", "metric=probe", "patience=2")
+    assert (found["steps_done"], found["steps_planned"]) == (6, 8)
+    assert found["stopped"] == "no better probe in 2 evaluations"
+
+
+def test_fewer_ranks_than_asked_for_are_refused(models, seven, tmp_path):
+    with pytest.raises(tito.DataError, match="check divisibility: 2 ranks were asked for, 1 are there") as error:
+        alone(models, seven, tmp_path / "out", "world=2")
+    assert "torchrun --nproc_per_node 2" in error.value.hint
+
+
+def test_the_probe_may_be_a_class_and_must_be_there(models, seven, tmp_path):
+    found = alone(models, seven, tmp_path / "out", "probe=stopping:Odd", "max_steps=2")
+    assert found["metrics"][-1]["eval_probe_other"] == 1.0
+    with pytest.raises(tito.UsageError, match="probe stopping:nothing"):
+        alone(models, seven, tmp_path / "b", "probe=stopping:nothing", "max_steps=1")
