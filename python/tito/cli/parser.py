@@ -22,6 +22,10 @@ class Parser(argparse.ArgumentParser):
     def parse(self, args: Sequence[str] | None) -> argparse.Namespace:
         """As `parse_args`, but an unknown option is an error of its verb, which knows the nearest one."""
         known, unknown = self.parse_known_args(args)
+        # argparse takes a list of arguments only up to the first option behind it.
+        if (late := getattr(known, "late", None)) and not any(argument.startswith("-") for argument in unknown):
+            getattr(known, late).extend(unknown)
+            unknown = []
         if unknown:
             getattr(known, "parser", self).error(f"unrecognized arguments: {' '.join(unknown)}")
         return known

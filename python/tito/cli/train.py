@@ -21,6 +21,7 @@ RECIPE is a YAML file or a name of --list; key=value goes over it. Several GPUs:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
+    parser.set_defaults(late="settings")
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of a recipe")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings over the recipe's")
     parser.add_argument("--list", action="store_true", help="the recipes that come with tito, and every setting")
