@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 60
 ENGINE := .venv-engine
 HARNESS := .venv-harness
 
-.PHONY: demo test lint bench fuzz consumers venv engine soak
+.PHONY: demo test lint bench fuzz consumers train-test venv engine soak
 
 demo: ## installs into its own environment, converts the bundled real captures and shows the result
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
@@ -70,6 +70,12 @@ engine: venv $(ENGINE)/made $(HARNESS)/made ## the tests against a real vLLM and
 
 soak: venv ## 20,000 recorded calls with faults and kills: the books must balance
 	$(VENV)/bin/python benches/record_soak.py
+
+train-test: ## what needs torch: tiny models on the CPU, one process and two
+	test -x $(CONSUMERS)/bin/python || $(PYTHON) -m venv $(CONSUMERS)
+	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,qlora]'
+	OMP_NUM_THREADS=1 $(CONSUMERS)/bin/pytest --quiet -m 'train and not slow' tests/train
+	$(CONSUMERS)/bin/pytest --quiet python/tito/train
 
 bench: venv ## what it costs, beside the same job done in Python
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -1,4 +1,4 @@
-"""Rows as training examples: what each says of ids, labels and weights, against a slow twin; bad files word for word."""
+"""Rows as training examples: their ids, labels and weights against a slow twin; bad files word for word."""
 
 import math
 import multiprocessing
@@ -157,7 +157,11 @@ def test_other_people_s_files(tmp_path):
         ({"input_ids": [[1, None]], "output_ids": [[2]]}, "input_ids: a null among the ids", "an id is a whole number"),
         ({"input_ids": [[2**31]], "output_ids": [[2]]}, "input_ids: 2147483648 is no id", "ids are 32-bit"),
         ({"input_ids": ["ab"], "output_ids": [[2]]}, "column input_ids is string, not a list", "a file to train on"),
-        ({"input_ids": pa.array([], pa.list_(pa.int32())), "output_ids": pa.array([], pa.list_(pa.int32()))}, "no rows", ""),
+        (
+            {"input_ids": pa.array([], pa.list_(pa.int32())), "output_ids": pa.array([], pa.list_(pa.int32()))},
+            "no rows",
+            "",
+        ),
     ],
 )
 def test_bad_rows_are_named(tmp_path, columns, message, hint):
@@ -185,7 +189,7 @@ def test_bad_spans_are_named(tmp_path, spans, message):
     path = foreign(
         tmp_path / "a.parquet", input_ids=[[1], [1, 2]], output_ids=[[2], [3, 4]], loss_spans=pa.array(value, SPANS)
     )
-    with pytest.raises(tito.DataError, match=f"row 1: {message}"):
+    with pytest.raises(tito.DataError, match=rf"row 1: {message}"):
         TitoSFTDataset(path)
 
 
@@ -207,7 +211,7 @@ def test_the_survey_counts_what_the_rows_hold(real):
         assert seen.loss_tokens.tolist() == [sum(label != -100 for label in labels) for _, labels, _ in twins]
         total = [sum(weights) * row.weight for (_, _, weights), row in zip(twins, rows, strict=True)]
         assert np.allclose(seen.weight * seen.loss_tokens, total)
-        turn, weight, row = seen.turns
+        turn, weight, _ = seen.turns
         assert math.isclose(weight.sum(), sum(total), rel_tol=1e-6)
         assert set(turn.tolist()) == {0, 1, 2}
         assert seen.last_id.tolist() == [ids[-1] for ids, _, _ in twins]
@@ -349,7 +353,7 @@ def test_importing_it_needs_no_torch():
 
 def test_a_file_that_is_cut_off(tmp_path, real):
     (tmp_path / "a.parquet").write_bytes((real / "turn.parquet").read_bytes()[:-9])
-    with pytest.raises(tito.DataError, match="cut off|Parquet magic"):
+    with pytest.raises(tito.DataError, match=r"cut off|Parquet magic"):
         TitoSFTDataset(tmp_path / "a.parquet")
     (tmp_path / "b.jsonl").write_text('{"input_ids": [1], "output_ids": [2]}\n{"input_ids"')
     with pytest.raises(tito.DataError, match="record 2"):

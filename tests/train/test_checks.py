@@ -1,4 +1,4 @@
-"""Each check, made to fire: what it says, that nothing is written under the adapter's name, and that `allow` goes on."""
+"""Each check, made to fire: what it says, that nothing is written under the adapter's name, how `allow` goes on."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from tito.train.memory import estimate
 
 
 def go(models, data, output, *more, base="qwen3", dry_run=False):
-    path = models[base] if base in models else base
+    path = models.get(base, base)
     given = [f"base={path}", f"data={data}", f"output={output}", "lora_rank=4", "accumulate=2", "max_steps=2", *more]
     said = []
     return train(TrainConfig.load("tiny-cpu", given), dry_run=dry_run, say=said.append), said
@@ -41,7 +41,7 @@ def refused(error, name):
 
 def test_lengths_ids_beyond_the_model(models, tmp_path):
     data = file(tmp_path / "a.parquet", input_ids=[[1], [1, 151936]], output_ids=[[2], [3]])
-    with pytest.raises(tito.DataError, match="a.parquet: row 1: id 151936, and .* has 151,936 ids") as error:
+    with pytest.raises(tito.DataError, match=r"a.parquet: row 1: id 151936, and .* has 151,936 ids") as error:
         go(models, data, tmp_path / "out")
     refused(error, "lengths")
     assert not (tmp_path / "out").exists()
@@ -52,7 +52,7 @@ def test_lengths_ids_beyond_the_model(models, tmp_path):
 
 def test_lengths_rows_longer_than_the_model_sees(models, tmp_path):
     data = file(tmp_path / "a.parquet", input_ids=[[1] * 4096], output_ids=[[2]])
-    with pytest.raises(tito.DataError, match="row 0: 4,097 ids, and .* sees 4,096") as error:
+    with pytest.raises(tito.DataError, match=r"row 0: 4,097 ids, and .* sees 4,096") as error:
         go(models, data, tmp_path / "out")
     refused(error, "lengths")
 
@@ -65,7 +65,9 @@ def test_loss_tokens(models, tmp_path):
 
 
 def test_fingerprint_another_tokenizer_refuses(models, rows, tmp_path):
-    with pytest.raises(tito.DataError, match="the rows are of tokenizer 9cb7c0736509 .qwen3., .* has 6e675fecefb6") as error:
+    with pytest.raises(
+        tito.DataError, match=r"the rows are of tokenizer 9cb7c0736509 .qwen3., .* has 6e675fecefb6"
+    ) as error:
         go(models, rows["qwen3"], tmp_path / "out", base="qwen35")
     refused(error, "fingerprint")
     assert not (tmp_path / "out").exists()
@@ -89,10 +91,9 @@ def test_fingerprint_a_padded_embedding_is_the_same_tokenizer(rows, tmp_path):
 
 
 def _padded(folder):
+    import made_tokenizers
     from tiny import DENSE
     from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    import made_tokenizers
 
     made_tokenizers.save_qwen(folder / "padded", "qwen3", made_tokenizers.template("qwen3"))
     Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=1, vocab_size=152064, **DENSE)).save_pretrained(folder / "padded")
@@ -143,7 +144,9 @@ def test_canary_a_collator_that_changes_something(models, rows, tmp_path, column
         return batch
 
     monkeypatch.setattr(collate.TitoCollator, "__call__", changed)
-    with pytest.raises(tito.DataError, match=f"check canary: .*: {column} at the model's forward are not those") as error:
+    with pytest.raises(
+        tito.DataError, match=rf"check canary: .*: {column} at the model's forward are not those"
+    ) as error:
         go(models, rows["qwen3"], tmp_path / "out", "weights=loss", "allow=base_loss")
     assert "changed them" in error.value.hint
     assert record(tmp_path / "out")["state"] == "failed"
@@ -155,7 +158,7 @@ def test_canary_a_loss_that_is_another(models, rows, tmp_path, monkeypatch):
 
     exact = loss._nll
     monkeypatch.setattr(loss, "_nll", lambda *given: (exact(*given)[0] * 1.01, exact(*given)[1]))
-    with pytest.raises(tito.DataError, match="as in the file; loss .*, by hand") as error:
+    with pytest.raises(tito.DataError, match=r"as in the file; loss .*, by hand") as error:
         go(models, rows["qwen3"], tmp_path / "out")
     refused(error, "canary")
 
@@ -171,18 +174,18 @@ def test_targets_something_else_is_trained(models, rows, tmp_path, monkeypatch):
         return trainer
 
     monkeypatch.setattr(work.Work, "_trainer", more)
-    with pytest.raises(tito.DataError, match="trained besides the adapter .*embed_tokens") as error:
+    with pytest.raises(tito.DataError, match=r"trained besides the adapter .*embed_tokens") as error:
         go(models, rows["qwen3"], tmp_path / "out")
     refused(error, "targets")
 
 
 def test_targets_of_no_module(models, rows, tmp_path):
-    with pytest.raises(tito.UsageError, match="lora_targets: \\('query',\\) names no linear module") as error:
+    with pytest.raises(tito.UsageError, match=r"lora_targets: \('query',\) names no linear module") as error:
         go(models, rows["qwen3"], tmp_path / "out", "lora_targets=[query]")
     assert "q_proj" in error.value.hint
     with pytest.raises(tito.UsageError, match="lm_head is among them"):
         go(models, rows["qwen3"], tmp_path / "out", "lora_targets=[lm_head]")
-    with pytest.raises(tito.UsageError, match="lora_targets: '\\['"):
+    with pytest.raises(tito.UsageError, match=r"lora_targets: '\['"):
         go(models, rows["qwen3"], tmp_path / "out", 'lora_targets="["')
 
 
@@ -200,7 +203,7 @@ def test_base_loss_of_broken_weights(models, rows, tmp_path):
     tensors = load_file(broken / "model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"] * 400
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(tito.DataError, match="check base_loss: .* by id on 16 rows") as error:
+    with pytest.raises(tito.DataError, match=r"check base_loss: .* by id on 16 rows") as error:
         go(models, rows["qwen3"], tmp_path / "out", base=broken)
     refused(error, "base_loss")
     assert "guessing gives 11.93" in error.value.hint
@@ -210,7 +213,7 @@ def test_memory_too_little_is_said_before_rows_are_read(models, tmp_path, monkey
     from tito.train import check_rows
 
     monkeypatch.setattr(check_rows, "available", lambda device: 1 << 20)
-    with pytest.raises(tito.DataError, match="GiB estimated, 0.0 GiB there") as error:
+    with pytest.raises(tito.DataError, match=r"GiB estimated, 0.0 GiB there") as error:
         go(models, tmp_path / "no such file.parquet", tmp_path / "out")
     refused(error, "memory")
 
@@ -225,7 +228,9 @@ def test_memory_of_the_reported_recipes():
         return SimpleNamespace(parameters=parameters, vocabulary=vocabulary, config=config)
 
     lora = TrainConfig.load("qwen3-4b-lora", ["data=x", "output=y"])
-    small = estimate(base(4_022_000_000, 2560, 36, 9728, 151936), SimpleNamespace(parameters=66_060_288), lora, length=8192)
+    small = estimate(
+        base(4_022_000_000, 2560, 36, 9728, 151936), SimpleNamespace(parameters=66_060_288), lora, length=8192
+    )
     assert 9e9 < small.total < 20e9
     assert small.training == 66_060_288 * 16
     full = TrainConfig.load("qwen3.5-9b-full", ["data=x", "output=y"])
@@ -299,7 +304,7 @@ def test_a_quantised_base_is_refused(models, rows, tmp_path):
 
 def test_a_base_that_is_not_there(models, rows, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(tito.WorldError, match="no config.json"):
+    with pytest.raises(tito.WorldError, match=r"no config.json"):
         go(models, rows["qwen3"], tmp_path / "out", base=tmp_path / "empty")
 
 
@@ -316,7 +321,13 @@ def test_packages_that_are_missing_are_named(models, rows, tmp_path, monkeypatch
 
 
 def test_adapter_that_did_not_move(models, rows, tmp_path, capsys):
-    given = [f"base={models['qwen3']}", f"data={rows['qwen3']}", f"output={tmp_path / 'out'}", "max_steps=1", "lr=1e-30"]
+    given = [
+        f"base={models['qwen3']}",
+        f"data={rows['qwen3']}",
+        f"output={tmp_path / 'out'}",
+        "max_steps=1",
+        "lr=1e-30",
+    ]
     assert main(["train", "tiny-cpu", *given, "warmup=5", "--quiet"]) == 1
     err = capsys.readouterr().err
     assert "error: check adapter: 14 of 14 B are still zero (base_model.model.model.layers.0." in err
@@ -328,7 +339,10 @@ def test_adapter_that_did_not_move(models, rows, tmp_path, capsys):
 def test_adapter_norms_are_those_of_the_product():
     random = torch.Generator().manual_seed(0)
     a, b = torch.randn(4, 30, generator=random), torch.randn(20, 4, generator=random)
-    keys = ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight")
+    keys = (
+        "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight",
+        "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight",
+    )
     finding = check_adapter(dict(zip(keys, (a, b), strict=True)), 2.0)
     assert finding.ok is True
     assert np.isclose(finding.numbers["norms"]["up_proj"], 2 * float((b @ a).norm()), rtol=1e-5)
@@ -371,7 +385,7 @@ def test_heldout_that_got_worse(models, rows, tmp_path):
     assert check_heldout(None, None).ok is None
     random = np.random.default_rng(0).integers(0, 150000, (6, 40)).tolist()
     val = file(tmp_path / "val.parquet", input_ids=[r[:5] for r in random], output_ids=[r[5:] for r in random])
-    with pytest.raises(tito.DataError, match="check heldout: held-out loss .*, of the base") as error:
+    with pytest.raises(tito.DataError, match=r"check heldout: held-out loss .*, of the base") as error:
         go(models, rows["qwen3"], tmp_path / "out", f"val={val}", "lr=0.1", "warmup=0", "metric=last")
     refused(error, "heldout")
 
@@ -417,6 +431,13 @@ def test_every_recipe_that_comes_with_tito_is_one(capsys):
     assert (reported.lora_rank, reported.lora_alpha, reported.lora_dropout, reported.lr) == (32, 64, 0.05, 1e-4)
     assert (reported.batch, reported.accumulate, reported.max_length) == (1, 8, 8192)
     small = TrainConfig.load("qwen3-4b-lora", ["data=d", "output=o"])
-    assert (small.lora_rank, small.lora_alpha, small.lr, small.epochs, small.batch, small.accumulate) == (32, 16, 2e-5, 4, 1, 8)
+    assert (small.lora_rank, small.lora_alpha, small.lr, small.epochs, small.batch, small.accumulate) == (
+        32,
+        16,
+        2e-5,
+        4,
+        1,
+        8,
+    )
     full = TrainConfig.load("qwen3.5-9b-full", ["data=d", "output=o"])
     assert (full.tune, full.lr, full.epochs, full.rows_per_step(1)) == ("full", 1e-5, 2, 16)

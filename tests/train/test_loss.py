@@ -1,4 +1,4 @@
-"""Loss and gradient against the long way round: batches, weights, packs, accumulation; and that masks mean what they say."""
+"""Loss and gradient against the long way round: batches, weights, packs, accumulation; what masks mean."""
 
 import numpy as np
 import pyarrow as pa
@@ -152,7 +152,9 @@ def test_labels_decide_and_nothing_else(models):
     one = loss()
     # A label that is ignored, set and masked again: the same bits.
     assert loss(labels=labels.copy()) == one
-    longer = TitoCollator(pad_id=7)([{"input_ids": ids, "labels": labels}, {"input_ids": np.arange(30), "labels": np.full(30, -100)}])
+    longer = TitoCollator(pad_id=7)(
+        [{"input_ids": ids, "labels": labels}, {"input_ids": np.arange(30), "labels": np.full(30, -100)}]
+    )
     with torch.no_grad():
         padded = model(**longer, chunked_loss=True)
     assert float(padded.loss) == pytest.approx(one, rel=1e-6)
@@ -212,7 +214,9 @@ def test_the_trl_trainer_trains_on_exactly_these_labels(models, made, tmp_path):
         str(tmp_path), max_length=None, dataset_kwargs={"skip_prepare_dataset": True}, use_cpu=True, bf16=False,
         report_to="none", per_device_train_batch_size=1, gradient_checkpointing=False,
     )  # fmt: skip
-    held = SFTTrainer(model, args, train_dataset=data.to_datasets(), processing_class=AutoTokenizer.from_pretrained(models["qwen3"]))
+    held = SFTTrainer(
+        model, args, train_dataset=data.to_datasets(), processing_class=AutoTokenizer.from_pretrained(models["qwen3"])
+    )
     seen = {tuple(b["input_ids"][0].tolist()): b["labels"][0].tolist() for b in held.get_train_dataloader()}
     assert seen == {tuple(s["input_ids"].tolist()): s["labels"].tolist() for s in data}
 
@@ -220,7 +224,9 @@ def test_the_trl_trainer_trains_on_exactly_these_labels(models, made, tmp_path):
 def test_verl_s_dataset_class(made):
     from tito.train import TitoVerlDataset
 
-    data = TitoVerlDataset(parquet_files=[str(made["copies"])], tokenizer=None, config={"max_length": 64}, max_samples=-1)
+    data = TitoVerlDataset(
+        parquet_files=[str(made["copies"])], tokenizer=None, config={"max_length": 64}, max_samples=-1
+    )
     assert len(data) == 15
     first = data[0]
     row = next(iter(TitoSFTDataset(made["copies"])))

@@ -57,7 +57,11 @@ def ranks(models, data, output, *more, stop=None, count=2):
     path = os.pathsep.join([str(HERE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **({"TITO_STOP": str(stop)} if stop else {})}
     done = subprocess.run(
-        [*command, *settings(models, data, output, f"world={count}", *more)], env=env, capture_output=True, text=True, timeout=600
+        [*command, *settings(models, data, output, f"world={count}", *more)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     return done.returncode, done.stderr
 
@@ -148,13 +152,15 @@ def test_what_is_resumed_must_be_the_same_run(models, seven, straight, tmp_path)
         ("adapter_model.safetensors", lambda p: p.unlink(), "no weights: it was not written to its end"),
     ],
 )
-def test_a_dead_checkpoint_is_named_and_the_one_before_is_offered(models, seven, straight, tmp_path, name, damage, message):
+def test_a_dead_checkpoint_is_named_and_the_one_before_is_offered(
+    models, seven, straight, tmp_path, name, damage, message
+):
     import shutil
 
     output = tmp_path / "out"
     shutil.copytree(straight, output)
     damage(output / "checkpoints" / "checkpoint-8" / name)
-    with pytest.raises(tito.DataError, match=f"checkpoint-8: {message}") as error:
+    with pytest.raises(tito.DataError, match=rf"checkpoint-8: {message}") as error:
         alone(models, seven, output, "accumulate=2", "resume=last")
     assert error.value.hint == f"resume={output / 'checkpoints' / 'checkpoint-7'} is whole"
 

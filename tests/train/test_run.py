@@ -8,7 +8,7 @@ import tito
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny import record
+from tiny import record, save_qwen3
 from tito.cli import main
 from tito.train import TrainConfig, train
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
@@ -38,7 +38,10 @@ def hybrid(models, rows, tmp_path_factory):
 
 def test_the_adapter_folder_holds_what_servers_load_and_nothing_else(dense):
     output, found, _ = dense
-    assert sorted(p.name for p in (output / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in (output / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     told = json.loads((output / "adapter" / "adapter_config.json").read_text())
     assert (told["r"], told["lora_alpha"], told["task_type"], told["bias"]) == (4, 16, "CAUSAL_LM", "none")
     assert told["base_model_name_or_path"] == "Qwen/Qwen3-4B"
@@ -87,7 +90,7 @@ def test_the_adapter_on_a_fresh_base_gives_what_was_trained(dense, models, rows)
 
 
 def test_a_hybrid_adapter_is_written_with_the_names_of_the_wrapper(hybrid, models):
-    output, found, _ = hybrid
+    output, _, _ = hybrid
     tensors = load_file(output / "adapter" / "adapter_model.safetensors")
     assert all(key.startswith("base_model.model.model.language_model.layers.") for key in tensors)
     kinds = {key.split(".lora_")[0].rsplit(".", 1)[-1] for key in tensors}
@@ -120,7 +123,9 @@ def test_a_full_fine_tune_writes_a_model(models, rows, tmp_path):
 
 
 def test_bfloat16_with_checkpointing_trains_the_same_rows(models, rows, tmp_path):
-    found, _ = run(models, rows, tmp_path / "out", "bf16=true", "dtype=auto", "gradient_checkpointing=true", "max_steps=2")
+    found, _ = run(
+        models, rows, tmp_path / "out", "bf16=true", "dtype=auto", "gradient_checkpointing=true", "max_steps=2"
+    )
     assert found["state"] == "done"
     targets = next(c for c in found["checks"] if c["name"] == "targets")
     assert "adapter torch.float32, base torch.bfloat16" in targets["text"]
@@ -135,7 +140,9 @@ def test_packs_of_a_dense_model_are_isolated(models, rows, tmp_path):
 
 def test_packs_of_a_hybrid_model_are_refused(models, rows, tmp_path):
     # Some releases of transformers raise here, some let rows see one another without a word.
-    with pytest.raises(tito.DataError, match="check isolation: (packs cannot be kept apart|other ids in the)") as error:
+    with pytest.raises(
+        tito.DataError, match=r"check isolation: (packs cannot be kept apart|other ids in the)"
+    ) as error:
         run(models, rows, tmp_path / "out", "pack=700", base="qwen35", data="qwen35")
     assert "leave pack out" in error.value.hint
     assert record(tmp_path / "out")["state"] == "failed"
@@ -163,3 +170,13 @@ def test_a_dry_run_plans_and_writes_nothing(models, rows, tmp_path, capsys):
     assert {int(turn): round(of["weight"]) for turn, of in plan["exposure"].items()} == by_turn
     for word in ("steps", "memory", "exposure", "warning: 21 optimiser steps: fewer than 100"):
         assert word in out.err
+
+
+def test_qlora_trains_over_four_bits(models, rows, tmp_path):
+    # Blocks of 64 weights want rows of at least as many.
+    base = {"wide": save_qwen3(tmp_path / "wide", hidden_size=64, intermediate_size=64, head_dim=32)}
+    given = ["tune=qlora", "max_steps=2", "lr=1e-2", "warmup=0"]
+    found, _ = run(base, rows, tmp_path / "out", *given, base="wide")
+    assert found["state"] == "done"
+    tensors = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    assert all(bool(value.any()) for key, value in tensors.items() if "lora_B" in key)

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of a recipe")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings over the recipe's")
     parser.add_argument("--list", action="store_true", help="the recipes that come with tito, and every setting")
-    parser.add_argument("--dry-run", action="store_true", help="plan and checks of the rows; nothing is loaded or written")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="plan and checks of the rows; nothing is loaded or written"
+    )
     parser.add_argument("--probe-every", type=int, metavar="N", help="steps between probes (probe_every=N)")
     parser.add_argument("--json", action="store_true", help="the run's record as JSON on stdout")
     parser.add_argument("--quiet", action="store_true", help="warnings and errors only")

@@ -44,7 +44,7 @@ class Base:
     """Rows of the embedding, padding included: an id below it exists for the model."""
     context: int | None
     wrapped: bool
-    """Whether servers know it as a wrapper with a vision tower: its modules stand under `model.language_model` there."""
+    """Whether servers know it as a wrapper with a vision tower: modules stand under `model.language_model` there."""
     hybrid: bool
     """Whether some layers have linear attention, which only special kernels keep apart in packs."""
     tokenizer_hash: str | None
@@ -82,12 +82,16 @@ def read_base(config: TrainConfig) -> Base:
         told = AutoConfig.from_pretrained(config.base)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise with_hint(WorldError(f"{config.base}: {first}"), "name a model folder, or a model that is there") from None
+        raise with_hint(
+            WorldError(f"{config.base}: {first}"), "name a model folder, or a model that is there"
+        ) from None
     quantised = getattr(told, "quantization_config", None)
     if quantised and "quantised" not in config.allow:
         method = quantised.get("quant_method", "?") if isinstance(quantised, dict) else quantised.quant_method
         raise with_hint(
-            DataError(f"{config.base}: the base is quantised ({method}); an adapter fits the weights it was trained on"),
+            DataError(
+                f"{config.base}: the base is quantised ({method}); an adapter fits the weights it was trained on"
+            ),
             "name the full-precision model (tune: qlora makes its own 4 bits of it), or allow: [quantised]",
         )
     text = told.get_text_config()

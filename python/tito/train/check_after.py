@@ -55,7 +55,7 @@ def check_reload(trainer: Any, folder: Path, base: Base) -> Finding:
 
     def logits() -> torch.Tensor:
         with evaluating(model), trainer.compute_loss_context_manager():
-            return model(input_ids=ids, use_cache=False, logits_to_keep=64).logits.float()  # type: ignore[no-any-return]
+            return model(input_ids=ids, use_cache=False, logits_to_keep=64).logits.float()
 
     live = logits()
     with model.disable_adapter():
@@ -112,5 +112,3 @@ def check_heldout(before: float | None, after: float | None) -> Finding:
     text = f"held-out loss {after:.4f}, of the base {before:.4f}"
     hint = "the run learnt nothing that holds on other rows: fewer epochs, a lower lr, or more rows"
     return Finding("heldout", after < before, text, hint, {"before": before, "after": after})
-
-

@@ -56,7 +56,7 @@ def check_targets(model: Any, config: TrainConfig, targets: Targets | None, dtyp
     stray = [name for name in trained if ".lora_" not in name]
     missing, more = set(targets.modules) - modules, modules - set(targets.modules)
     if stray or missing or more or any("visual" in name for name in modules):
-        what = f"trained besides the adapter {stray[:2]}, without adapter {sorted(missing)[:2]}, unasked {sorted(more)[:2]}"
+        what = f"trained besides the adapter {stray[:2]}, without one {sorted(missing)[:2]}, unasked {sorted(more)[:2]}"
         return Finding("targets", False, what, "see lora_targets")
     if config.tune == "lora" and frozen != {dtype}:
         return Finding("targets", False, f"the base is {frozen}, {dtype} was asked for", "see dtype")
@@ -152,7 +152,7 @@ class Canary:
 
 
 def check_canary(trainer: Any, canary: Canary, *, bf16: bool) -> Finding:
-    """The first batch of the trainer's own loader, compared at the model's forward; then its first row's loss by hand."""
+    """The first batch of the trainer's own loader, compared at the model's forward; then its loss by hand."""
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     trainer.watch = canary.expect
     try:
@@ -168,7 +168,9 @@ def check_canary(trainer: Any, canary: Canary, *, bf16: bool) -> Finding:
     with evaluating(trainer.model), trainer.compute_loss_context_manager():
         for row in real:
             sample = trainer.train_rows.row(row)
-            ids, labels = (torch.from_numpy(sample[n].astype(np.int64)).to(trainer.args.device) for n in ("input_ids", "labels"))
+            ids, labels = (
+                torch.from_numpy(sample[n].astype(np.int64)).to(trainer.args.device) for n in ("input_ids", "labels")
+            )
             found, _ = loss_by_hand(base_model_of(trainer.model), ids, labels, most=1 << 30 if len(ids) < 4096 else 64)
             if len(found) < int((labels[1:] != -100).sum()):
                 return Finding("canary", True, f"{canary.ids:,} ids as in the file; row too long for a loss by hand")
@@ -196,7 +198,7 @@ def check_isolation(trainer: Any, data: TitoSFTDataset, base: Base) -> Finding:
         batch = trainer._prepare_inputs(collate(samples))
         batch.pop("labels")
         with evaluating(trainer.model), trainer.compute_loss_context_manager():
-            return model(**batch, use_cache=False, logits_to_keep=len(second["labels"])).logits[0].float()  # type: ignore[no-any-return]
+            return model(**batch, use_cache=False, logits_to_keep=len(second["labels"])).logits[0].float()
 
     try:
         packed, disturbed, alone = scores(first, second), scores(other, second), scores(second)
@@ -206,7 +208,9 @@ def check_isolation(trainer: Any, data: TitoSFTDataset, base: Base) -> Finding:
     leak, shift = float((packed - disturbed).abs().max()), float((packed - alone).abs().max())
     scale = float(alone.abs().max())
     numbers = {"leak": leak, "shift": shift, "behind": start}
-    text = f"other ids in the first row of a pack move the second's logits by {leak:.2g}; alone they differ by {shift:.2g}"
+    text = (
+        f"other ids in the first row of a pack move the second's logits by {leak:.2g}; alone they differ by {shift:.2g}"
+    )
     sound = leak <= 1e-4 * max(scale, 1) and shift <= 0.05 * max(scale, 1)
     return Finding("isolation", sound, text, "leave pack out: rows of a pack see one another", numbers)
 

@@ -48,7 +48,8 @@ def check_loss(data: TitoSFTDataset) -> Finding:
     share = seen.loss_tokens / np.maximum(seen.lengths, 1)
     fifths = [round(float(v), 4) for v in np.quantile(share, [0, 0.25, 0.5, 0.75, 1])]
     silent = np.flatnonzero(seen.loss_tokens == 0)[:10].tolist()
-    text = f"{int(seen.loss_tokens.sum()):,} loss tokens, share a row {fifths[0]:.1%} .. {fifths[2]:.1%} .. {fifths[4]:.1%}"
+    text = f"{int(seen.loss_tokens.sum()):,} loss tokens, "
+    text += f"share a row {fifths[0]:.1%} .. {fifths[2]:.1%} .. {fifths[4]:.1%}"
     if silent:
         text += f"; {data.silent} rows without loss are left out ({', '.join(map(data.table.place, silent[:3]))})"
     if data.silent * 2 > len(seen.lengths):
@@ -89,7 +90,9 @@ def _template_difference(said: Any, base: Base) -> str:
         return f"{_short(said.get('tito.template_hash') or '?')} and {_short(base.template_hash or '?')}"
     rows = json.loads(said.get("tito.profile_json", "{}"))
     fields = ("tail_think", "tail_no_think", "assistant_start", "turn_end", "stop_ids", "history_pair", "tool_open")
-    differ = [f"{name} {rows.get(name)} != {served[name]}" for name in fields if rows and rows.get(name) != served[name]]
+    differ = [
+        f"{name} {rows.get(name)} != {served[name]}" for name in fields if rows and rows.get(name) != served[name]
+    ]
     return "; ".join(differ[:2]) or "in text only, the markers are the same"
 
 
@@ -104,7 +107,7 @@ def check_weights(data: TitoSFTDataset, config: TrainConfig, world: int) -> Find
     used = exposure.copies > 0
     ignored = exposure.mode == "ignore" and bool((weight[used] != 1).any())
     step = config.rows_per_step(world)
-    numbers = {
+    numbers: dict[str, Any] = {
         "sum": float(weight[used].sum()),
         "largest": float(weight[used].max()),
         "mode": exposure.mode,

@@ -13,9 +13,31 @@ from tito.train.config import TrainConfig
 __all__ = ["find_checkpoint", "refuse_leftovers", "refuse_other_run"]
 
 _SAME = (
-    "base tune lora_rank lora_alpha lora_dropout lora_targets rslora lr schedule warmup weight_decay clip epochs max_steps "
-    "batch accumulate weights max_length overlong pack dtype bf16 seed data_seed"
-).split()
+    "base",
+    "tune",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_targets",
+    "rslora",
+    "lr",
+    "schedule",
+    "warmup",
+    "weight_decay",
+    "clip",
+    "epochs",
+    "max_steps",
+    "batch",
+    "accumulate",
+    "weights",
+    "max_length",
+    "overlong",
+    "pack",
+    "dtype",
+    "bf16",
+    "seed",
+    "data_seed",
+)
 
 
 def refuse_leftovers(config: TrainConfig) -> None:

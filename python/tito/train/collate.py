@@ -1,7 +1,8 @@
 """Examples to batches of tensors: padded on the right, or flat, rows one behind the other with positions that restart.
 
-Ids and labels travel as they are: padding is told by the attention mask, never by an id. In a flat batch `position_ids`,
-`cu_seq_lens`, `max_length` and `seq_idx` are all there, so that eager, SDPA, flash and linear attention keep rows apart.
+Ids and labels travel as they are: padding is told by the attention mask, never by an id. A flat batch holds
+`position_ids`, `cu_seq_lens`, `max_length` and `seq_idx`, so that eager, SDPA, flash and linear attention can all keep
+rows apart.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ __all__ = ["Examples", "TitoCollator"]
 class TitoCollator:
     """Collates samples of `TitoSFTDataset`.
 
-    Gives `input_ids`, `labels` int64 [batch, length]; `loss_weights` float32 with `weighted`; `attention_mask` int64, or
-    (`flat`) `position_ids` int64 [1, length], `cu_seq_lens_q`, `cu_seq_lens_k` and `seq_idx` int32, `max_length_q` and
-    `max_length_k`; and `rows` int64, the rows of the batch in order (-1: a filler). `pad_id` may be any id of the model.
+    Gives `input_ids`, `labels` int64 [batch, length]; `loss_weights` float32 with `weighted`; `attention_mask` int64,
+    or (`flat`) `position_ids` int64 [1, length], `cu_seq_lens_q`, `cu_seq_lens_k` and `seq_idx` int32, `max_length_q`
+    and `max_length_k`; and `rows` int64, the rows of the batch in order (-1: a filler). `pad_id` may be any id of the
+    model.
 
     >>> import numpy as np
     >>> rows = [{"input_ids": np.array([7, 8]), "labels": np.array([-100, 8])}, {"input_ids": np.array([9])}]

@@ -104,7 +104,7 @@ class TrainConfig:
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """`auto`: flash attention where it is installed and there is a GPU, else SDPA."""
     loss: Literal["auto", "fused", "chunked"] = "auto"
-    """`chunked` scores only positions with loss, some hundred at a time; `fused` is TRL's kernel. `auto`: fused on CUDA."""
+    """`chunked` scores only positions with loss, some hundred at a time; `fused` is TRL's. `auto`: fused on CUDA."""
     device: Literal["auto", "cpu"] = "auto"
     world: int | None = None
     """Ranks that must be there: some launchers start one process where two were asked for."""
@@ -232,9 +232,7 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 def _read(name: str) -> dict[str, Any]:
     if not os.path.exists(name):
         if name not in (known := recipes()):
-            raise with_hint(
-                WorldError(f"{name}: no such recipe"), f"name a YAML file, or one of {', '.join(known)}"
-            )
+            raise with_hint(WorldError(f"{name}: no such recipe"), f"name a YAML file, or one of {', '.join(known)}")
         text = (files("tito.train") / "recipes" / f"{name}.yaml").read_text()
     else:
         text = Path(name).read_text(encoding="utf-8")

@@ -27,10 +27,10 @@ Overlong = Literal["error", "drop"]
 class TitoSFTDataset:
     """Training examples of a rows file (`tito convert`), or of a file with `input_ids` and `output_ids` or `labels`.
 
-    `len` counts the examples of an epoch, copies by weight included. An example is a dict of numpy arrays of one length:
-    `input_ids` int32, `labels` int32 (its own id, or -100 where no loss falls; not shifted), `loss_weights` float32
-    (all 1 where weights are said by copies), and `rows` int64, the numbers of its rows in the file. With `pack=N`
-    examples are packs of rows up to N ids, and `seq_lengths` int64 says where they end.
+    `len` counts the examples of an epoch, copies by weight included. An example is a dict of numpy arrays of one
+    length: `input_ids` int32, `labels` int32 (its own id, or -100 where no loss falls; not shifted), `loss_weights`
+    float32 (all 1 where weights are said by copies), and `rows` int64, the numbers of its rows in the file. With
+    `pack=N` examples are packs of rows up to N ids, and `seq_lengths` int64 says where they end.
 
     - `weights`: `auto` repeats rows by their weight, and turns to `loss_weights` where a weight is below 1 or differs
       inside a row; `repeat`, `loss`, `ignore` ask for one of them. `exposure.why` says what was chosen.
@@ -147,7 +147,11 @@ class TitoSFTDataset:
             labels = np.where(weights > 0, ids, np.int32(-100))
             return {"input_ids": ids, "labels": labels, "loss_weights": weights * group.weight[at]}
         loss = weights > 0
-        return {"input_ids": ids, "labels": np.where(loss, ids, np.int32(-100)), "loss_weights": loss.astype(np.float32)}
+        return {
+            "input_ids": ids,
+            "labels": np.where(loss, ids, np.int32(-100)),
+            "loss_weights": loss.astype(np.float32),
+        }
 
     def to_datasets(self) -> Any:
         """The examples as a `datasets.Dataset` with `input_ids` and `labels` (and `seq_lengths` of packs), for trainers

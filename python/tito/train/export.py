@@ -33,7 +33,9 @@ def to_live(key: str, base: Base) -> str:
     return _LIVE + key.removeprefix(_SERVED) if base.wrapped and key.startswith(_SERVED) else key
 
 
-def save_adapter(model: Any, tensors: Mapping[str, torch.Tensor], folder: Path, base: Base, config: TrainConfig) -> None:
+def save_adapter(
+    model: Any, tensors: Mapping[str, torch.Tensor], folder: Path, base: Base, config: TrainConfig
+) -> None:
     """Writes the folder whole: it gets its name when everything stands in it."""
     from safetensors.torch import save_file
 

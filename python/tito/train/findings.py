@@ -51,6 +51,12 @@ class Findings(list[Finding]):
     def to_list(self) -> list[dict[str, Any]]:
         """As the record holds them."""
         return [
-            {"name": f.name, "ok": f.ok, "allowed": f.ok is False and f.name in self._allow, "text": f.text, **f.numbers}
+            {
+                "name": f.name,
+                "ok": f.ok,
+                "allowed": f.ok is False and f.name in self._allow,
+                "text": f.text,
+                **f.numbers,
+            }
             for f in self
         ]

@@ -61,9 +61,7 @@ def add_chunked_loss(model: Any, *, chunk: int = CHUNK) -> None:
     model.forward = types.MethodType(forward, model)
 
 
-def _score(
-    head: Any, hidden: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, chunk: int
-) -> LossSum:
+def _score(head: Any, hidden: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, chunk: int) -> LossSum:
     where = labels != -100
     hidden, labels = hidden[where], labels[where]
     by = torch.ones_like(labels, dtype=torch.float32) if weights is None else weights[:, 1:][where]
@@ -86,7 +84,7 @@ def _nll(head: Any, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.T
     return torch.nn.functional.cross_entropy(logits, labels, reduction="none"), logits.argmax(-1) == labels
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def loss_by_hand(model: Any, ids: torch.Tensor, labels: torch.Tensor, *, most: int = 64) -> tuple[torch.Tensor, Any]:
     """The nll of the first `most` positions with loss of one row, from logits that the model's own forward gives, and
     those positions: what checks compare with. `model` is unwrapped and in evaluation mode; `ids` and `labels` int64

@@ -1,4 +1,4 @@
-"""In which order examples are trained: a permutation by seed and epoch, the same on every rank, with fillers at its end.
+"""In which order examples are trained: a permutation by seed and epoch, the same on every rank, fillers at its end.
 
 Where examples do not divide by ranks x batch, loaders repeat the first ones without a word. Here the rest is made up of
 fillers: numbers from `examples` on, which train nothing.

@@ -67,8 +67,8 @@ class Plan:
         lines = [
             f"rows        {self.rows:,} ({self.silent:,} without loss and {self.dropped:,} over-long left out)",
             f"epoch       {self.examples:,} examples ({self.why}), {self.fillers} fillers without loss",
-            f"steps       {self.optimiser_steps:,} optimiser steps = {self.epochs:g} epochs of {self.steps_an_epoch:g}; "
-            f"{self.micro_steps:,} micro-steps a rank on {self.world} rank{'s' * (self.world > 1)}, "
+            f"steps       {self.optimiser_steps:,} optimiser steps = {self.epochs:g} epochs of "
+            f"{self.steps_an_epoch:g}; {self.micro_steps:,} micro-steps a rank, {self.world} of them, "
             f"{self.rows_per_step} rows a step",
             f"tokens      {self.tokens:,} an epoch, {self.loss_tokens:,} of them with loss ({share}); longest row "
             f"{self.longest:,}" + (f" of {self.limit:,}" if self.limit else ""),
@@ -168,14 +168,17 @@ def _warnings(config: TrainConfig, plan: dict[str, Any]) -> list[str]:
         found.append(f"{tokens:,.0f} loss tokens over all epochs: fewer than {_FEW_TOKENS:,}")
     if config.max_steps is not None and config.accumulate > 1:
         found.append(
-            f"max_steps {config.max_steps} counts optimiser steps: {plan['epochs']:g} epochs. Were micro-steps meant, it "
-            f"is {config.max_steps / config.accumulate:g}"
+            f"max_steps {config.max_steps} counts optimiser steps: {plan['epochs']:g} epochs. Were micro-steps "
+            f"meant, it is {config.max_steps / config.accumulate:g}"
         )
     if plan["ends"] is not None and plan["ends"] < 1:
-        found.append(f"{1 - plan['ends']:.1%} of the rows do not end in an id that ends a turn: nothing there teaches to stop")
+        found.append(
+            f"{1 - plan['ends']:.1%} of the rows do not end in an id that ends a turn: nothing teaches to stop"
+        )
     if plan["bare_layers"]:
         found.append(
-            f"{plan['bare_layers']} of {plan['layers']} layers have no LoRA on attention; lora_targets: hybrid reaches them"
+            f"{plan['bare_layers']} of {plan['layers']} layers have no LoRA on attention; "
+            "lora_targets: hybrid reaches them"
         )
     if max((of["share"] for of in plan["exposure"].values()), default=0) > 0.75 and len(plan["exposure"]) > 1:
         top = max(plan["exposure"], key=lambda turn: plan["exposure"][turn]["share"])

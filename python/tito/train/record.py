@@ -17,7 +17,18 @@ from typing import Any
 
 __all__ = ["Record", "data_hashes", "write_whole"]
 
-_PACKAGES = ("tito-distill", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "numpy", "pyarrow")
+_PACKAGES = (
+    "tito-distill",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "bitsandbytes",
+    "numpy",
+    "pyarrow",
+)
 
 
 def data_hashes(files: Sequence[str]) -> dict[str, str]:

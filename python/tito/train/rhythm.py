@@ -54,7 +54,9 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
         if control.should_save:
             self._saved = step
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
+    ) -> None:
         """Patience runs out after so many evaluations without a better one."""
         metrics = metrics or {}
         self._heldout = metrics.get("eval_loss", self._heldout)

@@ -74,7 +74,9 @@ class Run:
         targets = None if config.tune == "full" else find_targets(base.skeleton, config)
         device = _device(config)
         # The weights alone, before any row is read.
-        self._need(check_memory(estimate(base, targets, config, length=config.max_length or 1, world=self.world), device))
+        self._need(
+            check_memory(estimate(base, targets, config, length=config.max_length or 1, world=self.world), device)
+        )
         data = TitoSFTDataset(
             config.data,
             weights=config.weights,
@@ -164,7 +166,9 @@ def _refuse_quiet(config: TrainConfig) -> None:
     needed = ["torch", "transformers", "trl", "peft", "accelerate", "datasets", *config.report]
     needed += ["bitsandbytes"] if config.tune == "qlora" else []
     if missing := [name for name in needed if find_spec(name) is None]:
-        raise with_hint(WorldError(f"training needs {', '.join(missing)}"), f"{TRAIN_EXTRA}, or pip install {missing[0]}")
+        raise with_hint(
+            WorldError(f"training needs {', '.join(missing)}"), f"{TRAIN_EXTRA}, or pip install {missing[0]}"
+        )
 
 
 def _device(config: TrainConfig) -> str:
@@ -188,6 +192,8 @@ def _out_of_memory(error: BaseException) -> bool:
     import torch
 
     text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in text or "out of memory" in text
-
-
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "not enough memory" in text
+        or "out of memory" in text
+    )

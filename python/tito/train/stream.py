@@ -15,7 +15,7 @@ from tito.train.order import EpochOrder
 __all__ = ["TitoIterableDataset"]
 
 
-class TitoIterableDataset(IterableDataset[Sample]):
+class TitoIterableDataset(IterableDataset[Sample]):  # type: ignore[misc]
     """Examples of a `TitoSFTDataset` in the order of `EpochOrder`, each on one rank and in one worker.
 
     Every rank yields as many examples; fillers (no loss, `rows` -1) make up the rest. `set_epoch` changes the order;

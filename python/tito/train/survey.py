@@ -44,8 +44,8 @@ class Survey:
     """The row in which the highest id stands."""
     lowest_at: int
     floor: tuple[float, int] | None
-    """Sum of the teacher's -logprob over ids with loss, by their whole weight, and how many such ids have one; None where
-    no row holds logprobs."""
+    """Sum of the teacher's -logprob over ids with loss, by their whole weight, and how many such ids have one; None
+    where no row holds logprobs."""
     floor_weight: float
     turns: tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.int64]]
     """Stretches of loss by turn: turn, weight x tokens, row. A merged row has one a call, another row has one."""
@@ -66,7 +66,7 @@ def survey(table: Table) -> Survey:
     for group in table.groups():
         try:
             part = _measure(group)
-        except _Wrong as wrong:
+        except _WrongError as wrong:
             raise with_hint(DataError(f"{table.place(start + wrong.row)}: {wrong}"), _AGAIN) from None
         part["turn_row"] = part["turn_row"] + start
         for column in (group.prompt, group.output):
@@ -96,7 +96,7 @@ def survey(table: Table) -> Survey:
     )
 
 
-class _Wrong(Exception):
+class _WrongError(Exception):
     def __init__(self, rows: npt.NDArray[np.bool_], message: str) -> None:
         super().__init__(message)
         self.row = int(np.flatnonzero(rows)[0])
@@ -104,7 +104,7 @@ class _Wrong(Exception):
 
 def _refuse(rows: npt.NDArray[np.bool_], message: str) -> None:
     if rows.any():
-        raise _Wrong(rows, message)
+        raise _WrongError(rows, message)
 
 
 def _row_of(column: Lists, at: int) -> int:
@@ -141,7 +141,7 @@ def _measure(group: Group) -> dict[str, npt.NDArray[Any]]:
         wrong = _any(row, ~np.isfinite(mask) | (mask < 0), group.rows)
         _refuse(wrong, "a loss_mask value that is no number of 0 or more")
         tokens = np.bincount(row[mask > 0], minlength=group.rows)
-        sums = np.bincount(row, mask.astype(np.float64), minlength=group.rows)
+        sums = np.bincount(row, mask.astype(np.float64), minlength=group.rows).astype(np.float64)
         mean = sums / np.maximum(tokens, 1)
         even = ~_any(row, (mask > 0) & (np.abs(mask - mean[row]) > 1e-6), group.rows)
         starts = group.mask.starts[:-1] - group.mask.starts[0]
@@ -249,5 +249,7 @@ def _logprobs(group: Group) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     for row in np.flatnonzero(group.logprobs.lengths).tolist():
         values = group.logprobs.at(row)
         if group.output is not None and len(values) not in (int(group.output.lengths[row]), int(group.lengths[row])):
-            raise _Wrong(np.arange(group.rows) == row, "output_logprobs are as long as neither the row nor its output")
+            raise _WrongError(
+                np.arange(group.rows) == row, "output_logprobs are as long as neither the row nor its output"
+            )
         yield row, values

@@ -296,7 +296,8 @@ def _group(name: str, table: pa.Table) -> Group:
         if column not in have:
             return np.full(table.num_rows, missing, dtype)
         values = table.column(column).fill_null(missing).to_numpy()
-        return values.astype(dtype, copy=False)
+        typed: npt.NDArray[Any] = values.astype(dtype, copy=False)
+        return typed
 
     prompt = lists("input_ids", np.int32)
     assert prompt is not None  # `_refuse_silent` saw it
@@ -354,10 +355,8 @@ def _one(table: pa.Table, column: str) -> Any:
 
 def _starts(chunk: Any) -> npt.NDArray[np.int64]:
     """Offsets into `flatten()` where rows are null, else into `values`."""
-    offsets = chunk.offsets.to_numpy().astype(np.int64, copy=False)
+    offsets: npt.NDArray[np.int64] = chunk.offsets.to_numpy().astype(np.int64, copy=False)
     if not chunk.null_count:
         return offsets
     lengths = np.where(chunk.is_valid().to_numpy(zero_copy_only=False), np.diff(offsets), 0)
     return np.concatenate(([0], np.cumsum(lengths)))
-
-

@@ -72,7 +72,9 @@ class TitoSFTTrainer(SFTTrainer):  # type: ignore[misc]
         multiple = args.per_device_train_batch_size * world
         flat = train_rows.packed
         collator = TitoCollator(pad_id=pad_id, flat=flat, weighted=train_rows.weighted)
-        super().__init__(train_dataset=numbers(train_rows, multiple), data_collator=Examples(train_rows, collator), **given)
+        super().__init__(
+            train_dataset=numbers(train_rows, multiple), data_collator=Examples(train_rows, collator), **given
+        )
         unwrapped = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         add_chunked_loss(unwrapped)
         self.add_callback(_Guard(self))
@@ -160,10 +162,10 @@ class TitoSFTTrainer(SFTTrainer):  # type: ignore[misc]
             metrics |= {f"{metric_key_prefix}_probe_{name}": float(value) for name, value in found.items()}
             self.model.train()
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def held_out_loss(self) -> float:
         """Mean nll of the held-out rows' loss tokens, all ranks together."""
         rows = self.held_out

@@ -18,11 +18,11 @@ from tito.train.dataset import TitoSFTDataset
 __all__ = ["TitoVerlDataset"]
 
 
-class TitoVerlDataset(Dataset[dict[str, torch.Tensor]]):
+class TitoVerlDataset(Dataset[dict[str, torch.Tensor]]):  # type: ignore[misc]
     """One file of rows, or several that belong together, for verl's SFT trainer.
 
-    An item is `input_ids`, `position_ids` and `loss_mask`, int64 [length], unshifted. `config` is verl's `data` section:
-    `max_length` (rows over it are an error), `pad_mode` (only `no_padding`). The tokenizer is not used.
+    An item is `input_ids`, `position_ids` and `loss_mask`, int64 [length], unshifted. `config` is verl's `data`
+    section: `max_length` (rows over it are an error), `pad_mode` (only `no_padding`). The tokenizer is not used.
     """
 
     def __init__(
@@ -38,9 +38,7 @@ class TitoVerlDataset(Dataset[dict[str, torch.Tensor]]):
             raise with_hint(UsageError(f"pad_mode {mode}: verl's loss reads another mask there"), "take no_padding")
         files = [parquet_files] if isinstance(parquet_files, str) else list(parquet_files)
         weights = settings.get("tito_weights", "repeat")
-        self._parts = [
-            TitoSFTDataset(file, weights=weights, max_length=settings.get("max_length")) for file in files
-        ]
+        self._parts = [TitoSFTDataset(file, weights=weights, max_length=settings.get("max_length")) for file in files]
         total = sum(map(len, self._parts))
         self._length = total if max_samples in (None, -1) else min(int(max_samples or 0), total)
         if uneven := sum(int((~part.survey.even).sum()) for part in self._parts):

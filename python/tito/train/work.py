@@ -40,7 +40,13 @@ def load_model(config: TrainConfig, dtype: torch.dtype) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16 if config.bf16 else torch.float32,
         )
-    return AutoModelForCausalLM.from_pretrained(config.base, **given)
+    model = AutoModelForCausalLM.from_pretrained(config.base, **given)
+    for module in model.modules():
+        # On CPUs with AVX512-BF16 bitsandbytes packs a layer at its first evaluation, for good, and the packed product
+        # has no gradient: training after an evaluation would stop at that layer without an error.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _attention(config: TrainConfig) -> str:
@@ -164,7 +170,10 @@ class Work:
         after = trainer.held_out_loss() if self._held_out is not None else None
         failed = self._check_after(trainer, written, before, after)
         self._record.add(
-            state="failed" if failed else "done", best=best, checks=run.found.to_list(), heldout={"before": before, "after": after}
+            state="failed" if failed else "done",
+            best=best,
+            checks=run.found.to_list(),
+            heldout={"before": before, "after": after},
         )
         shown = f"written     {written}" if written is not None else "written     checkpoints only"
         run.say(f"{shown} ({best['by']}, step {best['step']} of {self._plan.optimiser_steps})")
@@ -235,7 +244,10 @@ class Work:
         by, state = self._config.chosen_by, trainer.state
         best = state.best_model_checkpoint
         if by == "last" or best is None or not os.path.isdir(best):
-            return {"by": "last step" if by == "last" else f"last step: no {by} was measured", "step": state.global_step}
+            return {
+                "by": "last step" if by == "last" else f"last step: no {by} was measured",
+                "step": state.global_step,
+            }
         step = int(Path(best).name.rpartition("-")[2])
         if step != state.global_step:
             trainer.load_best()
@@ -260,7 +272,9 @@ class Work:
         trainer.accelerator.wait_for_everyone()
         return folder
 
-    def _check_after(self, trainer: TitoSFTTrainer, folder: Path | None, before: float | None, after: float | None) -> Any:
+    def _check_after(
+        self, trainer: TitoSFTTrainer, folder: Path | None, before: float | None, after: float | None
+    ) -> Any:
         """All of them; the first that failed and is not allowed to, or None. What was written stays, and says so."""
         run, found = self._run, []
         if self._targets is not None and folder is not None:
