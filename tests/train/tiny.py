@@ -73,7 +73,8 @@ def by_hand(model, samples):
     total, tokens = 0.0, 0
     for sample in samples:
         ids = torch.tensor(sample["input_ids"].tolist())
-        labels, weights = torch.tensor(sample["labels"].tolist()), torch.tensor(sample["loss_weights"])
+        labels = torch.tensor(sample["labels"].tolist())
+        weights = torch.tensor(sample.get("loss_weights", [1.0] * len(ids)))
         log_probs = torch.log_softmax(model(input_ids=ids[None], use_cache=False).logits[0].float(), -1)
         for at in range(1, len(ids)):
             if labels[at] != -100:

@@ -29,8 +29,8 @@ class TitoSFTDataset:
 
     `len` counts the examples of an epoch, copies by weight included. An example is a dict of numpy arrays of one
     length: `input_ids` int32, `labels` int32 (its own id, or -100 where no loss falls; not shifted), `loss_weights`
-    float32 (all 1 where weights are said by copies), and `rows` int64, the numbers of its rows in the file. With
-    `pack=N` examples are packs of rows up to N ids, and `seq_lengths` int64 says where they end.
+    float32 where the loss must be `weighted`, and `rows` int64, the numbers of its rows in the file. With `pack=N`
+    examples are packs of rows up to N ids, and `seq_lengths` int64 says where they end.
 
     - `weights`: `auto` repeats rows by their weight, and turns to `loss_weights` where a weight is below 1 or differs
       inside a row; `repeat`, `loss`, `ignore` ask for one of them. `exposure.why` says what was chosen.
@@ -142,16 +142,11 @@ class TitoSFTDataset:
     def row(self, row: int) -> Sample:
         """The arrays of a row by its number in the file."""
         group, at = self.table.locate(row)
-        ids, weights = group.ids(at), group.token_weights(at)
+        ids, labels = group.example(at)
         if self.weighted:
-            labels = np.where(weights > 0, ids, np.int32(-100))
-            return {"input_ids": ids, "labels": labels, "loss_weights": weights * group.weight[at]}
-        loss = weights > 0
-        return {
-            "input_ids": ids,
-            "labels": np.where(loss, ids, np.int32(-100)),
-            "loss_weights": loss.astype(np.float32),
-        }
+            weights = group.token_weights(at) * group.weight[at]
+            return {"input_ids": ids, "labels": labels, "loss_weights": weights}
+        return {"input_ids": ids, "labels": labels}
 
     def to_datasets(self) -> Any:
         """The examples as a `datasets.Dataset` with `input_ids` and `labels` (and `seq_lengths` of packs), for trainers

@@ -48,6 +48,10 @@ class Lists:
         """The row's values, a view."""
         return self.values[self.starts[row] : self.starts[row + 1]]
 
+    def null(self, row: int) -> bool:
+        """Whether the row is null."""
+        return self.valid is not None and not self.valid[row]
+
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """How many values each row has."""
@@ -88,6 +92,18 @@ class Group:
         joined: Ids = np.concatenate((prompt, output))
         return joined
 
+    def example(self, row: int) -> tuple[Ids, Ids]:
+        """Ids and labels of a row: where loss falls, its own id, else -100."""
+        if self.labels is not None:
+            return self.prompt.at(row), self.labels.at(row)
+        ids = self.ids(row)
+        if self.mask is None and (self.spans is None or self.spans.null(row)) and self.output is not None:
+            labels = np.empty_like(ids)
+            before = len(ids) - len(output := self.output.at(row))
+            labels[:before], labels[before:] = -100, output
+            return ids, labels
+        return ids, np.where(self.token_weights(row) > 0, ids, np.int32(-100))
+
     def token_weights(self, row: int) -> Weights:
         """The loss weight of each position, float32; 0 where no loss falls. The row's own weight is not in it."""
         start, end = self.prompt.starts[row], self.prompt.starts[row + 1]
@@ -97,7 +113,7 @@ class Group:
         weights = np.zeros(length, np.float32)
         if self.labels is not None:
             weights[self.labels.at(row) != -100] = 1
-        elif self.spans is not None and (self.spans.valid is None or self.spans.valid[row]):
+        elif self.spans is not None and not self.spans.null(row):
             for first, last, weight in self.spans.at(row).tolist():
                 weights[first:last] = weight
         elif self.mask is not None:
