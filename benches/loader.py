@@ -1,4 +1,4 @@
-"""How fast rows become training examples, beside bare slices of the same file by pyarrow. Equal arrays first, then ratios.
+"""How fast rows become training examples, beside bare slices of the file by pyarrow. Equal arrays first, then ratios.
 
     python benches/corpus.py dump.jsonl --size 200MB && tito convert dump.jsonl -o rows.parquet
     python benches/loader.py rows.parquet

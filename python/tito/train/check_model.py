@@ -125,7 +125,7 @@ class Canary:
         said = self._again.plain(row)
         ids = [*said["input_ids"], *(said.get("output_ids") or [])]
         weights = [0.0] * len(ids)
-        if said.get("output_ids") is None:
+        if said.get("labels") is not None and said.get("output_ids") is None:
             weights = [float(label != -100) for label in said["labels"]]
         elif (spans := said.get("loss_spans")) is not None:
             for span in spans:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tito._core import plan_packs
 from tito.errors import DataError, UsageError, with_hint
-from tito.train.pack import pack as make_packs
 from tito.train.survey import survey
 from tito.train.table import Table
 from tito.train.weights import Mode, expose
@@ -97,9 +97,8 @@ class TitoSFTDataset:
                 raise with_hint(
                     UsageError(f"packs of {pack} ids hold no row of {longest}"), "a pack is as long as the longest row"
                 )
-            packs = [order[members] for members in make_packs(seen.lengths[order], pack)]
-            self._rows = np.concatenate(packs)
-            self._starts = np.concatenate(([0], np.cumsum([len(members) for members in packs])))
+            members, self._starts, _ = plan_packs(seen.lengths[order], pack)
+            self._rows = order[members]
 
     @property
     def weighted(self) -> bool:

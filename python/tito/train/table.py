@@ -1,8 +1,8 @@
 """What is trained, as arrays: the rows of one file or of several, decoded by row group and kept while memory lasts.
 
 Reads the rows that `tito convert` wrote, and other people's files in which the ids stand as `input_ids` + `output_ids`
-(loss on the outputs, or where `loss_mask` says) or as `input_ids` + `labels`. Only the columns that training needs are
-read. Nothing here knows a tokenizer, and no id is ever made.
+(loss on the outputs, or where `loss_mask` says), `input_ids` + `labels`, or `input_ids` + `loss_mask`. Only the
+columns that training needs are read. Nothing here knows a tokenizer, and no id is ever made.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def _open(name: str) -> tuple[Callable[[int], pa.Table], list[int]]:
 def _refuse_silent(name: str, have: list[str]) -> None:
     if "input_ids" not in have:
         raise with_hint(DataError(f"{name}: no column input_ids (columns {', '.join(have[:8])})"), _SAYS_WHERE)
-    if "output_ids" not in have and "labels" not in have:
+    if not {"output_ids", "labels", "loss_mask"} & set(have):
         raise with_hint(DataError(f"{name}: nothing says where loss falls: no output_ids and no labels"), _SAYS_WHERE)
 
 

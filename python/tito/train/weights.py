@@ -13,9 +13,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from tito._core import Copies
 from tito.train.survey import Survey
 
-__all__ = ["Exposure", "expose", "systematic"]
+__all__ = ["Exposure", "expose"]
 
 Mode = Literal["auto", "repeat", "loss", "ignore"]
 
@@ -46,7 +47,7 @@ def expose(survey: Survey, keep: npt.NDArray[np.bool_], *, mode: Mode, seed: int
     chosen, why = _choose(survey, used, mode)
     if chosen == "repeat":
         copies = np.zeros(len(weight), np.int64)
-        copies[used] = systematic(weight[used], seed)
+        copies[used] = Copies(seed).draw(weight[used].astype(np.float32))
         return Exposure("repeat", why, copies, 1.0)
     tokens = survey.loss_tokens[used]
     if rows_per_step == 1:
@@ -66,17 +67,3 @@ def _choose(survey: Survey, used: npt.NDArray[np.bool_], mode: Mode) -> tuple[Li
     if bool((survey.weight[used] == 1).all()):
         return "repeat", "every row weighs 1"
     return "repeat", "rows are repeated by weight"
-
-
-def systematic(weights: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.int64]:
-    """Whole copies for weights: the whole part, and for fractions a seeded systematic draw, so that the total is the
-    sum of the weights to within 1.
-
-    >>> int(systematic(np.full(10, 1.5), seed=0).sum())
-    15
-    """
-    whole = np.floor(weights + 1e-9)
-    fraction = np.clip(weights - whole, 0, 1)
-    at = np.cumsum(fraction) + np.random.default_rng(seed).random()
-    drawn = np.floor(at) - np.floor(np.concatenate(([at[0] - fraction[0]], at[:-1]))) if len(at) else at
-    return (whole + drawn).astype(np.int64)
