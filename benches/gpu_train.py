@@ -177,8 +177,9 @@ def merged(made_in, folder, given, sync):
         found[kind] = (trained, int(rows.lengths().sum()), sum(by_trainer(held, sync)))
     assert found["turn"][0] == found["merged"][0]
     (_, turn, slow), (_, whole, fast) = found["turn"], found["merged"]
+    same = len(found["turn"][0])
     print(
-        f"merged rows: the same {len(found['turn'][0]):,} trained ids in {whole / turn:.2f} of the length, {fast / slow:.2f} of the time"
+        f"merged rows: the same {same:,} trained ids in {whole / turn:.2f} of the length, {fast / slow:.2f} of the time"
     )
 
 
