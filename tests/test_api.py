@@ -22,8 +22,8 @@ SIGNATURES = {
     "Call": "(*, prompt_ids, output_ids, logprobs, rollout_id, task_id, pair_id, agent, status, attempt, reward, "
     "source, call_id, choice, kind, turn, annotations, started, finish, stop_string, stop_token_ids, parse_error)",
     "Policies": "(*, think, tail, rows, ambiguous, upweight, upweight_as, seed, normalize, weight_scale, val, val_by, "
-    "truncated, unterminated, max_length, overlong, drop_section, leak_scan, leak_ngram, leak_ignore, leaks, kind, bad, "
-    "group_by, columns)",
+    "truncated, unterminated, max_length, overlong, drop_section, leak_scan, leak_ngram, leak_ignore, leaks, kind, "
+    "bad, group_by, columns)",
     "Profile": "(version, name, vocab_size, id_limit, think_open, think_close, stray_think, lone_close, after_close, "
     "tool_open, turn_start, assistant_start, turn_end, stop_ids, prompt_start, tail_think, tail_no_think, "
     "history_pair, tokenizer_hash, template_hash)",
