@@ -50,10 +50,10 @@ def alone(models, data, output, *more, stop=None, monkeypatch=None):
     return train(TrainConfig.load("tiny-cpu", settings(models, data, output, *more)), say=lambda _: None)
 
 
-def ranks(models, data, output, *more, stop=None, count=2):
+def ranks(models, data, output, *more, stop=None, count=2, entry=("-m", "tito.train")):
     """`torchrun -m tito.train` on the CPU; the code it ends with and what it said."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count), "--master_port", "0"]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "tito.train", "tiny-cpu"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", *entry, "tiny-cpu"]
     path = os.pathsep.join([str(HERE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **({"TITO_STOP": str(stop)} if stop else {})}
     done = subprocess.run(
@@ -123,6 +123,27 @@ def test_two_ranks_resume_bit_for_bit(models, seven, tmp_path):
     code, said = ranks(models, seven, tmp_path / "out", "accumulate=1", "resume=last")
     assert code == 0, said
     assert record(tmp_path / "out")["resumed_from"].endswith("checkpoint-6")
+    assert same_bits(tmp_path / "straight", tmp_path / "out")
+
+
+def test_shards_of_two_ranks_are_one_process_and_resume(models, seven, tmp_path):
+    """FSDP2: the same losses as DDP on two ranks, the same bits after a stop, and an adapter that is whole."""
+    sharded = {"entry": (str(HERE / "sharded.py"),)}
+    more = ["accumulate=1", "lora_dropout=0", "fsdp=true", "device=auto"]
+    code, said = ranks(models, seven, tmp_path / "straight", *more, **sharded)
+    assert code == 0, said
+    one = alone(models, seven, tmp_path / "one", "accumulate=2", "lora_dropout=0")
+    a, b = losses(tmp_path / "one"), losses(tmp_path / "straight")
+    assert a.keys() == b.keys()
+    assert all(np.isclose(a[step], b[step], rtol=1e-5) for step in a)
+    first, second = (load_file(tmp_path / n / "adapter" / "adapter_model.safetensors") for n in ("one", "straight"))
+    assert first.keys() == second.keys()
+    assert all(np.allclose(first[key], second[key], rtol=1e-3, atol=1e-6) for key in first)
+    assert one["state"] == record(tmp_path / "straight")["state"] == "done"
+    code, _ = ranks(models, seven, tmp_path / "out", *more, stop=7, **sharded)
+    assert code != 0
+    code, said = ranks(models, seven, tmp_path / "out", *more, "resume=last", **sharded)
+    assert code == 0, said
     assert same_bits(tmp_path / "straight", tmp_path / "out")
 
 

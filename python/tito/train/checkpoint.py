@@ -116,9 +116,10 @@ def _dead(checkpoint: Path) -> str | None:
         return f"no {state.name}: it was not written to its end"
     except ValueError as error:
         return f"{state.name}: {error}"
-    for name in ("optimizer.pt", "scheduler.pt"):
-        if not (checkpoint / name).is_file() and not list(checkpoint.glob("optimizer_0*")):
-            return f"no {name}: it was not written to its end"
+    if not [*checkpoint.glob("optimizer.*"), *checkpoint.glob("optimizer_*")]:
+        return "no optimizer.pt: it was not written to its end"
+    if not (checkpoint / "scheduler.pt").is_file():
+        return "no scheduler.pt: it was not written to its end"
     weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob("pytorch_model_fsdp*")]
     if not weights:
         return "no weights: it was not written to its end"
