@@ -7,10 +7,8 @@ know the same weights under the wrapper's names.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from tito.profile.errors import NoTemplateError, ProfileError
 from tito.profile.source import read_source, template_hash, tokenizer_hash
 from tito.train.config import TRAIN_EXTRA, TrainConfig
 
-__all__ = ["HYBRID", "SEVEN", "Base", "Targets", "find_targets", "hash_weights", "read_base"]
+__all__ = ["HYBRID", "SEVEN", "Base", "Targets", "find_targets", "read_base"]
 
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Linear attention too, but not its small gates (in_proj_a, in_proj_b), which some servers drop, nor a vision tower,
@@ -161,22 +159,3 @@ def find_targets(model: Any, config: TrainConfig) -> Targets:
         bare=len(layers - reached),
         layers=len(layers),
     )
-
-
-def hash_weights(base: str) -> str | None:
-    """Hash of config and weight files of a local base; None for one that is no folder (its name and revision say it).
-
-    Names, sizes and contents in the order of their names.
-    """
-    if not os.path.isdir(base):
-        return None
-    whole = hashlib.sha256()
-    for path in _weight_files(Path(base)):
-        whole.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{whole.hexdigest()}"
-
-
-def _weight_files(folder: Path) -> Iterator[Path]:
-    yield from sorted(p for p in folder.iterdir() if p.name == "config.json" or p.suffix in (".safetensors", ".bin"))

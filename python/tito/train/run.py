@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tito.adapter.base import hash_weights
 from tito.errors import TitoError, UsageError, WorldError, with_hint
-from tito.train.base import Base, Targets, find_targets, hash_weights, read_base
+from tito.train.base import Base, Targets, find_targets, read_base
 from tito.train.check_rows import (
     check_divisibility,
     check_fingerprint,
@@ -127,7 +128,7 @@ class Run:
             "data": data_hashes(data.table.files),
             "rows": {key: value for key, value in data.table.metadata.items() if key != "tito.profile_json"},
             "val": {} if held_out is None else data_hashes(held_out.table.files),
-            "base_hash": hash_weights(config.base),
+            "base_hash": hash_weights(Path(config.base)) if os.path.isdir(config.base) else None,
             "tokenizer_hash": base.tokenizer_hash,
             "template_hash": base.template_hash,
             "plan": plan.to_dict(),

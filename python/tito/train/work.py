@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from tito.adapter.lora import LoraAdapter
 from tito.train.base import Base, Targets
 from tito.train.check_after import check_adapter, check_export_keys, check_heldout, check_reload
 from tito.train.check_model import Canary, check_base_loss, check_canary, check_isolation, check_targets
@@ -174,6 +175,7 @@ class Work:
             best=best,
             checks=run.found.to_list(),
             heldout={"before": before, "after": after},
+            adapter_hash=LoraAdapter(written).hash if self._run.first and self._targets and written else None,
         )
         shown = f"written     {written}" if written is not None else "written     checkpoints only"
         run.say(f"{shown} ({best['by']}, step {best['step']} of {self._plan.optimiser_steps})")
