@@ -74,7 +74,7 @@ soak: venv ## 20,000 recorded calls with faults and kills: the books must balanc
 train-test: ## what needs torch: tiny models on the CPU, one process and two
 	test -x $(CONSUMERS)/bin/python || $(PYTHON) -m venv $(CONSUMERS)
 	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,qlora]'
-	OMP_NUM_THREADS=1 $(CONSUMERS)/bin/pytest --quiet -m 'train and not slow' tests/train
+	OMP_NUM_THREADS=1 $(CONSUMERS)/bin/pytest --quiet -m 'train and not slow' tests
 	$(CONSUMERS)/bin/pytest --quiet python/tito/train
 
 bench: venv ## what it costs, beside the same job done in Python
