@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use std::fs::{self, File};
 use std::path::Path;
 use tito_core::rows::{
-    Batch, Encoder, Format, LossSpan, OptionalColumns, Ragged, RowCall, RowMeta, Sink, Text, WriteOptions, encode,
-    schema,
+    Batch, Encoder, Format, LossSpan, OptionalColumns, Ragged, Reader, RowCall, RowMeta, Sink, Text, WriteOptions,
+    compare, encode, schema,
 };
 
 const ALL: OptionalColumns =
@@ -180,6 +180,95 @@ fn assert_rows(read: &[Value], rows: &[Row], optional: OptionalColumns) {
     }
 }
 
+/// The project's own reader gives the batches back, row for row.
+fn assert_read_back(path: &Path, rows: &[Row], optional: OptionalColumns) {
+    if rows.is_empty() && path.extension().is_some_and(|e| e == "jsonl") {
+        let error = Reader::open(path).err().unwrap();
+        assert_eq!(error.to_string(), format!("{}: the file is empty", path.display()));
+        return;
+    }
+    let mut reader = Reader::open(path).unwrap();
+    assert_eq!(reader.optional(), optional);
+    let mut expected = rows.iter();
+    while let Some(read) = reader.next_batch().unwrap() {
+        for row in 0..read.meta.len() {
+            let written = batch(std::slice::from_ref(expected.next().unwrap()), optional);
+            assert_eq!(compare::take(&read, row), compare::take(&written, 0));
+            assert_eq!(compare::digest(&read, row, optional), compare::digest(&written, 0, optional));
+            assert_eq!(compare::differences((&read, row), (&written, 0), optional), []);
+        }
+    }
+    assert!(expected.next().is_none());
+    assert_eq!(reader.rows(), rows.len() as u64);
+}
+
+/// One row with one value changed, and the column it is in.
+fn changed(row: &Row, way: usize) -> Option<(Row, &'static str)> {
+    let mut row = row.clone();
+    let other = |text: &mut Option<Text>| *text = if text.is_some() { None } else { Some("".into()) };
+    let m = &mut row.meta;
+    let column = match way {
+        0 => {
+            *row.input.last_mut()? ^= 1;
+            "input_ids"
+        }
+        1 => {
+            // The same ids, cut elsewhere.
+            row.output.insert(0, row.input.pop()?);
+            "input_ids"
+        }
+        2 => {
+            *row.output.first_mut()? ^= 1;
+            "output_ids"
+        }
+        3 => {
+            m.loss_spans = if m.loss_spans.is_some() { None } else { Some(Vec::new()) };
+            "loss_spans"
+        }
+        4 => {
+            m.loss_spans.as_mut()?.last_mut()?.weight *= -1.5;
+            "loss_spans"
+        }
+        5 => {
+            m.calls.as_mut()?.first_mut()?.hash[15] ^= 1;
+            "calls"
+        }
+        6 => {
+            other(&mut m.calls.as_mut()?.first_mut()?.call_id);
+            "calls"
+        }
+        7 => {
+            m.weight += 1.0;
+            "weight"
+        }
+        8 => {
+            other(&mut m.task_id);
+            "task_id"
+        }
+        9 => {
+            m.turn = m.turn.map_or(Some(0), |_| None);
+            "turn"
+        }
+        10 => {
+            m.reward = m.reward.map_or(Some(0.0), |_| None);
+            "reward"
+        }
+        11 => {
+            m.capture_record ^= 1;
+            "capture_record"
+        }
+        12 => {
+            m.flags ^= 1 << 31;
+            "flags"
+        }
+        _ => {
+            row.logprobs = !row.logprobs;
+            "output_logprobs"
+        }
+    };
+    Some((row, column))
+}
+
 fn text() -> impl Strategy<Value = Option<Text>> {
     prop::option::of(
         prop::sample::select(vec!["", "a", "rollout-7", "naïve \"quoted\"\n\u{1}", "𝔘"]).prop_map(Text::from),
@@ -259,15 +348,29 @@ proptest! {
         let path = folder.path().join("rows.parquet");
         write(&path, &rows, split, &options);
         assert_rows(&read_parquet(&path), &rows, optional);
+        assert_read_back(&path, &rows, optional);
 
         let lines = folder.path().join("rows.jsonl");
         write(&lines, &rows, split, &WriteOptions { format: Format::Jsonl, ..options.clone() });
         assert_rows(&read_lines(&lines), &rows, optional);
+        assert_read_back(&lines, &rows, optional);
 
         let again = folder.path().join("again.parquet");
         write(&again, &rows, split, &options);
         prop_assert_eq!(fs::read(&path).unwrap(), fs::read(&again).unwrap());
         prop_assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    /// A digest is of every value, and what differs is named.
+    #[test]
+    fn no_change_goes_unseen(rows in rows(), way in 0..14usize) {
+        for row in &rows {
+            let Some((other, column)) = changed(row, way) else { continue };
+            let (a, b) = (batch(std::slice::from_ref(row), ALL), batch(&[other], ALL));
+            prop_assert_ne!(compare::digest(&a, 0, ALL), compare::digest(&b, 0, ALL));
+            let found = compare::differences((&a, 0), (&b, 0), ALL);
+            prop_assert!(found.iter().any(|difference| difference.column == column), "{column}: {found:?}");
+        }
     }
 
     /// An encoder that has worked before makes the same pages as a new one.

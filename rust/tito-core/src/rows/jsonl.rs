@@ -56,8 +56,8 @@ fn small(out: &mut Vec<u8>, name: &'static str, kind: &Kind, meta: &RowMeta) -> 
     match kind {
         Kind::List(_) => Ok(()),
         Kind::Scalar(cell) => value(out, cell, meta, place),
-        Kind::Spans(find, fields) => structs(out, find(meta), fields, place),
-        Kind::Calls(find, fields) => structs(out, find(meta), fields, place),
+        Kind::Spans(spans) => structs(out, (spans.get)(meta), spans.fields, place),
+        Kind::Calls(calls) => structs(out, (calls.get)(meta), calls.fields, place),
     }
 }
 
@@ -147,11 +147,11 @@ fn value<'a, T>(
     place: impl Fn() -> (&'static str, &'a RowMeta),
 ) -> Result<()> {
     let written = match cell {
-        Cell::Text(get) => get(item).map(|text| json(out, text)),
-        Cell::Int32(get) => get(item).map(|v| integer(out, i64::from(v))),
-        Cell::Int64(get) => get(item).map(|v| integer(out, v)),
-        Cell::Float32(get) => get(item).map(|v| float(out, v, place)),
-        Cell::Hash(get) => get(item).map(|hash| {
+        Cell::Text(get, _) => get(item).map(|text| json(out, text)),
+        Cell::Int32(get, _) => get(item).map(|v| integer(out, i64::from(v))),
+        Cell::Int64(get, _) => get(item).map(|v| integer(out, v)),
+        Cell::Float32(get, _) => get(item).map(|v| float(out, v, place)),
+        Cell::Hash(get, _) => get(item).map(|hash| {
             out.push(b'"');
             out.extend(hash.iter().flat_map(|b| [b >> 4, b & 15]).map(|nibble| b"0123456789abcdef"[nibble as usize]));
             out.push(b'"');

@@ -1,14 +1,18 @@
 //! Rows: what one is, the schema it has on disk, and the files it is written to.
 
+pub mod compare;
 mod encode;
 pub mod jsonl;
 mod pages;
 pub mod parquet;
+mod read;
 pub mod schema;
 mod sink;
 mod staged;
+pub mod told;
 
 pub use encode::{EncodedBatch, Encoder, Format, WriteOptions, encode};
+pub use read::Reader;
 pub use schema::OptionalColumns;
 pub use sink::{Finished, Sink};
 pub use staged::FinishedFile;
@@ -52,7 +56,7 @@ pub mod flag {
 }
 
 /// Where loss falls in `input_ids + output_ids`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LossSpan {
     /// First position.
     pub start: i32,
@@ -63,7 +67,7 @@ pub struct LossSpan {
 }
 
 /// One call that a merged row trains.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct RowCall {
     /// First position of the call's sample in the row.
     pub start: i32,
@@ -80,7 +84,7 @@ pub struct RowCall {
 }
 
 /// Everything of a row but its ids. Field by field the scalar columns of schema version 1.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct RowMeta {
     /// Null = all of `output_ids`, weight 1.
     pub loss_spans: Option<Vec<LossSpan>>,

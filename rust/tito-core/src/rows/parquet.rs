@@ -4,7 +4,7 @@
 use super::RowMeta;
 use super::encode::{Body, EncodedBatch, WriteOptions};
 use super::pages::Chunk;
-use super::schema::{Cell, Column, Field, Kind, List};
+use super::schema::{Cell, Column, Field, Kind, List, Structs};
 use super::staged::{FinishedFile, Staged};
 use crate::error::{Error, Result};
 use parquet::basic::{Compression, Encoding, LogicalType, Repetition, Type as Physical, ZstdLevel};
@@ -172,9 +172,9 @@ fn properties(options: &WriteOptions, compression: Compression) -> WriterPropert
     for column in options.optional.columns() {
         let nested = |field: &str| ColumnPath::new([column.name, "list", "element", field].map(str::to_owned).to_vec());
         match &column.kind {
-            Kind::Scalar(Cell::Text(_)) => text(ColumnPath::new(vec![column.name.to_owned()])),
-            Kind::Spans(_, fields) => fields.iter().filter(|f| f.is_text()).for_each(|f| text(nested(f.name))),
-            Kind::Calls(_, fields) => fields.iter().filter(|f| f.is_text()).for_each(|f| text(nested(f.name))),
+            Kind::Scalar(Cell::Text(..)) => text(ColumnPath::new(vec![column.name.to_owned()])),
+            Kind::Spans(spans) => spans.fields.iter().filter(|f| f.is_text()).for_each(|f| text(nested(f.name))),
+            Kind::Calls(calls) => calls.fields.iter().filter(|f| f.is_text()).for_each(|f| text(nested(f.name))),
             Kind::Scalar(_) | Kind::List(_) => {}
         }
     }
@@ -183,7 +183,7 @@ fn properties(options: &WriteOptions, compression: Compression) -> WriterPropert
 
 impl<T> Field<T> {
     fn is_text(&self) -> bool {
-        matches!(self.cell, Cell::Text(_))
+        matches!(self.cell, Cell::Text(..))
     }
 }
 
@@ -210,8 +210,8 @@ fn column_type(column: &Column) -> ParquetResult<TypePtr> {
             };
             list_type(column, Arc::new(element.with_repetition(Repetition::REQUIRED).build()?))
         }
-        Kind::Spans(_, fields) => list_type(column, struct_type(fields)?),
-        Kind::Calls(_, fields) => list_type(column, struct_type(fields)?),
+        Kind::Spans(spans) => list_type(column, struct_type(spans.fields)?),
+        Kind::Calls(calls) => list_type(column, struct_type(calls.fields)?),
     }
 }
 
@@ -232,13 +232,13 @@ fn struct_type<T>(fields: &[Field<T>]) -> ParquetResult<TypePtr> {
 
 fn cell_type<T>(name: &str, nullable: bool, cell: &Cell<T>) -> ParquetResult<TypePtr> {
     let builder = match cell {
-        Cell::Text(_) => {
+        Cell::Text(..) => {
             Type::primitive_type_builder(name, Physical::BYTE_ARRAY).with_logical_type(Some(LogicalType::String))
         }
-        Cell::Int32(_) => Type::primitive_type_builder(name, Physical::INT32),
-        Cell::Int64(_) => Type::primitive_type_builder(name, Physical::INT64),
-        Cell::Float32(_) => Type::primitive_type_builder(name, Physical::FLOAT),
-        Cell::Hash(_) => Type::primitive_type_builder(name, Physical::FIXED_LEN_BYTE_ARRAY).with_length(16),
+        Cell::Int32(..) => Type::primitive_type_builder(name, Physical::INT32),
+        Cell::Int64(..) => Type::primitive_type_builder(name, Physical::INT64),
+        Cell::Float32(..) => Type::primitive_type_builder(name, Physical::FLOAT),
+        Cell::Hash(..) => Type::primitive_type_builder(name, Physical::FIXED_LEN_BYTE_ARRAY).with_length(16),
     };
     Ok(Arc::new(builder.with_repetition(repetition(nullable)).build()?))
 }
@@ -268,8 +268,8 @@ fn write_row_group(
                 write_cells(&mut group, cell, meta.iter(), column.nullable, top, None)?;
                 leaf += 1;
             }
-            Kind::Spans(find, fields) => leaf += write_structs(&mut group, meta, *find, fields)?,
-            Kind::Calls(find, fields) => leaf += write_structs(&mut group, meta, *find, fields)?,
+            Kind::Spans(spans) => leaf += write_structs(&mut group, meta, spans)?,
+            Kind::Calls(calls) => leaf += write_structs(&mut group, meta, calls)?,
         }
     }
     group.close()?;
@@ -313,12 +313,8 @@ fn write_pages(
 }
 
 /// Writes a nullable list of structs, a leaf column a field; says how many.
-fn write_structs<T: 'static>(
-    group: &mut RowGroup<'_>,
-    meta: &[RowMeta],
-    find: fn(&RowMeta) -> Option<&[T]>,
-    fields: &[Field<T>],
-) -> ParquetResult<usize> {
+fn write_structs<T: 'static>(group: &mut RowGroup<'_>, meta: &[RowMeta], structs: &Structs<T>) -> ParquetResult<usize> {
+    let Structs { get: find, fields, .. } = structs;
     let (mut definition, mut repetition) = (Vec::new(), Vec::new());
     for row in meta {
         match find(row) {
@@ -333,7 +329,7 @@ fn write_structs<T: 'static>(
         }
         repetition.push(0);
     }
-    for field in fields {
+    for field in *fields {
         let items = meta.iter().filter_map(|row| find(row)).flatten();
         write_cells(group, &field.cell, items, field.nullable, Some(definition.clone()), Some(&repetition))?;
     }
@@ -352,11 +348,11 @@ fn write_cells<'a, T: 'static>(
 ) -> ParquetResult<()> {
     let levels = Levels { nullable, definition, repetition };
     match cell {
-        Cell::Text(get) => levels.write::<ByteArrayType>(group, items.map(|i| get(i).map(ByteArray::from))),
-        Cell::Int32(get) => levels.write::<Int32Type>(group, items.map(get)),
-        Cell::Int64(get) => levels.write::<Int64Type>(group, items.map(get)),
-        Cell::Float32(get) => levels.write::<FloatType>(group, items.map(get)),
-        Cell::Hash(get) => levels.write::<FixedLenByteArrayType>(
+        Cell::Text(get, _) => levels.write::<ByteArrayType>(group, items.map(|i| get(i).map(ByteArray::from))),
+        Cell::Int32(get, _) => levels.write::<Int32Type>(group, items.map(get)),
+        Cell::Int64(get, _) => levels.write::<Int64Type>(group, items.map(get)),
+        Cell::Float32(get, _) => levels.write::<FloatType>(group, items.map(get)),
+        Cell::Hash(get, _) => levels.write::<FixedLenByteArrayType>(
             group,
             items.map(|i| get(i).map(|hash| FixedLenByteArray::from(hash.to_vec()))),
         ),
@@ -418,27 +414,7 @@ mod tests {
         batch.input_ids.values = (0..100_000).map(|i| i * 7919 % 150_000).collect();
         batch.input_ids.ranges = std::iter::once(0..100_000).collect();
         batch.output_ids.ranges = std::iter::once(0..0).collect();
-        batch.meta = vec![RowMeta {
-            loss_spans: None,
-            calls: None,
-            weight: 1.0,
-            rollout_id: None,
-            task_id: None,
-            pair_id: None,
-            agent: None,
-            call_id: None,
-            kind: None,
-            status: None,
-            attempt: None,
-            turn: None,
-            reward: None,
-            source: "native".into(),
-            capture_format: "x".into(),
-            capture_file: "x".into(),
-            capture_record: 1,
-            capture_hash: [0; 16],
-            flags: 0,
-        }];
+        batch.meta = vec![RowMeta::default()];
         let batch = encode(batch, &options).expect("pages");
         let Err(error) = writer.append(batch).and_then(|()| writer.finish(&[]).map(drop)) else {
             panic!("nothing was refused");

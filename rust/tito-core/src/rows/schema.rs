@@ -1,25 +1,25 @@
 //! The declaration of the row schema. The parquet schema, the order of JSON lines and the listing for Python all
 //! derive from the two tables here; nothing else names a column.
 
-use super::{LossSpan, RowCall, RowMeta};
+use super::{LossSpan, RowCall, RowMeta, Text};
 use serde_json::{Value, json};
 
 /// Version of the schema, stored as `tito.schema`.
 pub const VERSION: u32 = 1;
 
-/// A value of one item (a row, a span, a call): its type and where it is found. `None` is null.
+/// A value of one item (a row, a span, a call): its type, where it is found (`None` is null) and where a reader puts it.
 #[derive(Debug)]
 pub enum Cell<T> {
     /// UTF-8, dictionary-encoded.
-    Text(fn(&T) -> Option<&str>),
+    Text(fn(&T) -> Option<&str>, fn(&mut T, Text)),
     /// 32-bit integer.
-    Int32(fn(&T) -> Option<i32>),
+    Int32(fn(&T) -> Option<i32>, fn(&mut T, i32)),
     /// 64-bit integer.
-    Int64(fn(&T) -> Option<i64>),
+    Int64(fn(&T) -> Option<i64>, fn(&mut T, i64)),
     /// 32-bit float.
-    Float32(fn(&T) -> Option<f32>),
+    Float32(fn(&T) -> Option<f32>, fn(&mut T, f32)),
     /// 16 bytes.
-    Hash(fn(&T) -> Option<&[u8; 16]>),
+    Hash(fn(&T) -> Option<&[u8; 16]>, fn(&mut T, [u8; 16])),
 }
 
 impl<T> Cell<T> {
@@ -27,11 +27,11 @@ impl<T> Cell<T> {
     #[must_use]
     pub fn type_name(&self) -> &'static str {
         match self {
-            Self::Text(_) => "string",
-            Self::Int32(_) => "int32",
-            Self::Int64(_) => "int64",
-            Self::Float32(_) => "float32",
-            Self::Hash(_) => "fixed[16]",
+            Self::Text(..) => "string",
+            Self::Int32(..) => "int32",
+            Self::Int64(..) => "int64",
+            Self::Float32(..) => "float32",
+            Self::Hash(..) => "fixed[16]",
         }
     }
 }
@@ -76,6 +76,17 @@ impl List {
     }
 }
 
+/// A list of structs in a row: where it is found, where a reader puts it, and what its items are made of.
+#[derive(Debug)]
+pub struct Structs<T: 'static> {
+    /// `None` is null.
+    pub get: fn(&RowMeta) -> Option<&[T]>,
+    /// Only lists that are not null are put.
+    pub put: fn(&mut RowMeta, Vec<T>),
+    /// Fields of an item, in their order.
+    pub fields: &'static [Field<T>],
+}
+
 /// The type of a column and where its values are found.
 #[derive(Debug)]
 pub enum Kind {
@@ -84,9 +95,9 @@ pub enum Kind {
     /// One value a row.
     Scalar(Cell<RowMeta>),
     /// A list of loss spans.
-    Spans(fn(&RowMeta) -> Option<&[LossSpan]>, &'static [Field<LossSpan>]),
+    Spans(Structs<LossSpan>),
     /// A list of calls.
-    Calls(fn(&RowMeta) -> Option<&[RowCall]>, &'static [Field<RowCall>]),
+    Calls(Structs<RowCall>),
 }
 
 /// One column.
@@ -118,22 +129,41 @@ const fn nullable_field<T>(name: &'static str, cell: Cell<T>) -> Field<T> {
     Field { name, nullable: true, cell }
 }
 
-use Cell::{Float32, Hash, Int32, Int64, Text};
+use Cell::{Float32, Hash, Int32, Int64};
 use Kind::Scalar;
 
+/// A cell whose value is a field: `must` be there, or `may` be null.
+macro_rules! cell {
+    (Text, must $name:ident) => {
+        Cell::Text(|item| Some(&item.$name), |item, value| item.$name = value)
+    };
+    (Text, may $name:ident) => {
+        Cell::Text(|item| item.$name.as_deref(), |item, value| item.$name = Some(value))
+    };
+    (Hash, must $name:ident) => {
+        Hash(|item| Some(&item.$name), |item, value| item.$name = value)
+    };
+    ($kind:ident, must $name:ident) => {
+        $kind(|item| Some(item.$name), |item, value| item.$name = value)
+    };
+    ($kind:ident, may $name:ident) => {
+        $kind(|item| item.$name, |item, value| item.$name = Some(value))
+    };
+}
+
 const SPAN: &[Field<LossSpan>] = &[
-    field("start", Int32(|s| Some(s.start))),
-    field("end", Int32(|s| Some(s.end))),
-    field("weight", Float32(|s| Some(s.weight))),
+    field("start", cell!(Int32, must start)),
+    field("end", cell!(Int32, must end)),
+    field("weight", cell!(Float32, must weight)),
 ];
 
 const CALL: &[Field<RowCall>] = &[
-    field("start", Int32(|c| Some(c.start))),
-    field("end", Int32(|c| Some(c.end))),
-    nullable_field("turn", Int32(|c| c.turn)),
-    nullable_field("call_id", Text(|c| c.call_id.as_deref())),
-    field("record", Int64(|c| Some(c.record))),
-    field("hash", Hash(|c| Some(&c.hash))),
+    field("start", cell!(Int32, must start)),
+    field("end", cell!(Int32, must end)),
+    nullable_field("turn", cell!(Int32, may turn)),
+    nullable_field("call_id", cell!(Text, may call_id)),
+    field("record", cell!(Int64, must record)),
+    field("hash", cell!(Hash, must hash)),
 ];
 
 /// Schema version 1: the columns of every file, in their order.
@@ -142,35 +172,35 @@ pub static COLUMNS: &[Column] = &[
     must("output_ids", Kind::List(List::OutputIds), "the sampled ids after policies; empty in merged rows"),
     may(
         "loss_spans",
-        Kind::Spans(|m| m.loss_spans.as_deref(), SPAN),
+        Kind::Spans(Structs { get: |m| m.loss_spans.as_deref(), put: |m, v| m.loss_spans = Some(v), fields: SPAN }),
         "where loss falls in input_ids + output_ids; null = all of output_ids, weight 1",
     ),
     may(
         "calls",
-        Kind::Calls(|m| m.calls.as_deref(), CALL),
+        Kind::Calls(Structs { get: |m| m.calls.as_deref(), put: |m, v| m.calls = Some(v), fields: CALL }),
         "the calls whose samples a merged row trains; null = the one call of the scalar columns",
     ),
-    must("weight", Scalar(Float32(|m| Some(m.weight))), "row weight; 1 when rows are upweighted by copies"),
-    may("rollout_id", Scalar(Text(|m| m.rollout_id.as_deref())), "the rollout"),
-    may("task_id", Scalar(Text(|m| m.task_id.as_deref())), "its task"),
-    may("pair_id", Scalar(Text(|m| m.pair_id.as_deref())), "the pair of cooperating rollouts it belongs to"),
-    may("agent", Scalar(Text(|m| m.agent.as_deref())), "the agent"),
-    may("call_id", Scalar(Text(|m| m.call_id.as_deref())), "the engine's id of the call"),
-    may("kind", Scalar(Text(|m| m.kind.as_deref())), "solver, summariser or helper"),
+    must("weight", Scalar(cell!(Float32, must weight)), "row weight; 1 when rows are upweighted by copies"),
+    may("rollout_id", Scalar(cell!(Text, may rollout_id)), "the rollout"),
+    may("task_id", Scalar(cell!(Text, may task_id)), "its task"),
+    may("pair_id", Scalar(cell!(Text, may pair_id)), "the pair of cooperating rollouts it belongs to"),
+    may("agent", Scalar(cell!(Text, may agent)), "the agent"),
+    may("call_id", Scalar(cell!(Text, may call_id)), "the engine's id of the call"),
+    may("kind", Scalar(cell!(Text, may kind)), "solver, summariser or helper"),
     may(
         "status",
-        Scalar(Text(|m| m.status.as_deref())),
+        Scalar(cell!(Text, may status)),
         "how the rollout ended: ok, agent_error, infra_error, limits, format, unknown",
     ),
-    may("attempt", Scalar(Int32(|m| m.attempt)), "which attempt at the task"),
-    may("turn", Scalar(Int32(|m| m.turn)), "turn of the row's last call, from 0"),
-    may("reward", Scalar(Float32(|m| m.reward)), "reward of the rollout; null when missing or boolean"),
-    must("source", Scalar(Text(|m| Some(&m.source))), "who made the row: native, rendered, ..."),
-    must("capture_format", Scalar(Text(|m| Some(&m.capture_format))), "format of the capture"),
-    must("capture_file", Scalar(Text(|m| Some(&m.capture_file))), "file of the capture, as the user named it"),
-    must("capture_record", Scalar(Int64(|m| Some(m.capture_record))), "record in that file, from 1"),
-    must("capture_hash", Scalar(Hash(|m| Some(&m.capture_hash))), "hash of the captured call's ids"),
-    must("flags", Scalar(Int32(|m| Some(m.flags))), "bit set: truncated, prompt_exact, think state, ..."),
+    may("attempt", Scalar(cell!(Int32, may attempt)), "which attempt at the task"),
+    may("turn", Scalar(cell!(Int32, may turn)), "turn of the row's last call, from 0"),
+    may("reward", Scalar(cell!(Float32, may reward)), "reward of the rollout; null when missing or boolean"),
+    must("source", Scalar(cell!(Text, must source)), "who made the row: native, rendered, ..."),
+    must("capture_format", Scalar(cell!(Text, must capture_format)), "format of the capture"),
+    must("capture_file", Scalar(cell!(Text, must capture_file)), "file of the capture, as the user named it"),
+    must("capture_record", Scalar(cell!(Int64, must capture_record)), "record in that file, from 1"),
+    must("capture_hash", Scalar(cell!(Hash, must capture_hash)), "hash of the captured call's ids"),
+    must("flags", Scalar(cell!(Int32, must flags)), "bit set: truncated, prompt_exact, think state, ..."),
 ];
 
 /// Columns that are there when asked for, behind the others, in this order.
@@ -237,8 +267,8 @@ pub fn describe() -> Value {
         let (type_name, inner) = match &column.kind {
             Kind::List(list) => (format!("list<{}>", list.element_name()), None),
             Kind::Scalar(cell) => (cell.type_name().to_owned(), None),
-            Kind::Spans(_, inner) => ("list<struct>".to_owned(), Some(fields(inner))),
-            Kind::Calls(_, inner) => ("list<struct>".to_owned(), Some(fields(inner))),
+            Kind::Spans(inner) => ("list<struct>".to_owned(), Some(fields(inner.fields))),
+            Kind::Calls(inner) => ("list<struct>".to_owned(), Some(fields(inner.fields))),
         };
         let mut described = json!({
             "name": column.name, "type": type_name, "nullable": column.nullable, "optional": optional, "doc": column.doc,
