@@ -43,6 +43,7 @@ SIGNATURES = {
     "plan_packs": "(lengths, length, *, drop_overlong)",
     "recording": "(upstream, out, *, session, patch_openai, **options)",
     "strip_think": "(ids, /, *, offsets, prompt, opened, profile)",
+    "verify": "(rows, captures, *, tokenizer, n, workers, progress)",
 }
 ERRORS = {"TitoError": Exception, "DataError": ValueError, "UsageError": ValueError, "WorldError": OSError}
 

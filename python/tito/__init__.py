@@ -14,6 +14,7 @@ from tito.pack import pack
 from tito.profile import Profile
 from tito.rows import open_rows
 from tito.turns import expand_turns
+from tito.verify import verify
 
 if TYPE_CHECKING:
     from tito.capture.record.face import recording
@@ -40,6 +41,7 @@ __all__ = [
     "plan_packs",
     "recording",
     "strip_think",
+    "verify",
 ]
 
 

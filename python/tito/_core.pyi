@@ -44,9 +44,11 @@ __all__ = [
     "loss_mask",
     "plan_packs",
     "request_mentions",
+    "rows_metadata",
     "schema_json",
     "strip_reply",
     "strip_think",
+    "verify",
 ]
 
 __version__: Final[str]
@@ -257,6 +259,12 @@ def expand_turns(
 
 def convert(options_json: str, progress: Progress) -> str:
     """Runs a conversion; gives its report as JSON. ``tito.convert`` wraps it."""
+
+def verify(request_json: str, progress: Progress) -> str:
+    """Compares rows with the captures they name; gives the account as JSON. ``tito.verify`` wraps it."""
+
+def rows_metadata(path: str) -> dict[str, str]:
+    """What a rows file says of itself: its keys ``tito.*``; of JSON lines, what the manifest beside them says."""
 
 def built_in_profile(name: str) -> str:
     """JSON of a built-in profile."""

@@ -1,32 +1,28 @@
-"""Captures to rows. The core does the work in one call; here are the door, the watch and the way to stop."""
+"""Captures to rows. The core does the work in one call; here is the door."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tito import _core
 from tito._core import Progress
 from tito.calls import Policies
-from tito.paths import utf8_path
+from tito.paths import Paths, utf8_path, utf8_paths
 from tito.profile import Profile
 from tito.profile.find import find_profile
 from tito.report import Report
+from tito.watched import watched
 
 __all__ = ["check", "convert"]
 
 _DEFAULTS = Policies()
-# Often enough for a bar that moves, seldom enough to cost nothing.
-_WATCH_SECONDS = 0.1
-
-Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def convert(
-    inputs: Inputs,
+    inputs: Paths,
     output: str | os.PathLike[str],
     *,
     policies: Policies = _DEFAULTS,
@@ -77,7 +73,7 @@ def convert(
 
 
 def check(
-    inputs: Inputs,
+    inputs: Paths,
     *,
     policies: Policies = _DEFAULTS,
     profile: Profile | str | os.PathLike[str] | None = None,
@@ -101,7 +97,7 @@ def check(
 
 
 def _options(
-    inputs: Inputs,
+    inputs: Paths,
     policies: Policies,
     profile: Profile | str | os.PathLike[str] | None,
     tokenizer: str | os.PathLike[str] | None,
@@ -112,7 +108,7 @@ def _options(
     known = find_profile(profile)
     return {
         **policies.to_dict(),
-        "inputs": [utf8_path(i) for i in ([inputs] if isinstance(inputs, str | os.PathLike) else inputs)],
+        "inputs": utf8_paths(inputs),
         "from": from_format,
         "profile": None if known is None else json.loads(known.to_json()),
         "tokenizer": None if tokenizer is None else utf8_path(tokenizer),
@@ -122,30 +118,5 @@ def _options(
 
 
 def _run(options: dict[str, Any], watch: Callable[[Progress], None] | None) -> Report:
-    """Runs the core in a thread of its own: the calling one must stay free to see Ctrl-C."""
-    progress, text = Progress(), json.dumps(options)
-    reports: list[str] = []
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            reports.append(_core.convert(text, progress))
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=work, name="tito-convert", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(_WATCH_SECONDS)
-            if watch is not None:
-                watch(progress)
-    except BaseException as stop:
-        progress.cancel()
-        thread.join()
-        # Too late for Ctrl-C: the files stand, so say so by going on. What the watch raised is never lost.
-        if not (reports and isinstance(stop, KeyboardInterrupt)):
-            raise
-    if failures:
-        raise failures[0]
-    return Report(json.loads(reports[0]))
+    text = json.dumps(options)
+    return Report(json.loads(watched(lambda progress: _core.convert(text, progress), watch)))

@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
+from tito._core import rows_metadata
 from tito.calls import Row
 from tito.errors import DataError, WorldError, with_hint
 
@@ -249,7 +250,7 @@ class _LinesFile:
                 DataError(f"{name}: line 1 is no row: no {missing[0]!r}"), "open files that `tito convert` wrote"
             )
         self.columns: tuple[str, ...] = tuple(first)
-        self.metadata: Mapping[str, str] = _manifest(Path(name))
+        self.metadata: Mapping[str, str] = rows_metadata(name)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -282,28 +283,6 @@ class _LinesFile:
                 DataError(f"{self.name}: record {at + 1}: not a JSON object"), "open files that `tito convert` wrote"
             )
         return columns
-
-
-def _manifest(rows: Path) -> Mapping[str, str]:
-    """What the manifest beside a JSON-lines file says of it; nothing when none names it."""
-    for path in sorted(rows.parent.glob("*.manifest.json")):
-        # `rows.jsonl.manifest.json` may stand for `rows-00000.jsonl` and `rows.qwen3.jsonl` too.
-        if not rows.name.startswith(Path(path.name.removesuffix(".manifest.json")).stem):
-            continue
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if rows.name in [Path(output["file"]).name for output in report["outputs"]]:
-            told = {
-                "tito.schema_version": str(report["versions"]["schema"]),
-                "tito.rows": report["policies"]["rows"],
-                "tito.version": report["versions"]["tito"],
-                "tito.policies": json.dumps(report["policies"]),
-                "tito.counts": json.dumps(report["counts"]),
-            }
-            if len(profiles := report["profiles"]) == 1:
-                told["tito.profile"] = profiles[0]["name"]
-                told["tito.tokenizer_hash"] = profiles[0]["tokenizer_hash"]
-            return told
-    return {}
 
 
 def looks_like_rows(path: str) -> bool:

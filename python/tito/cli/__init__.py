@@ -24,6 +24,7 @@ _VERBS = (
     "record",
     "convert",
     "check",
+    "verify",
     "show",
     "profile",
     "formats",

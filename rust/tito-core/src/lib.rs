@@ -1,8 +1,9 @@
 //! Captures of agent rollouts in, exact training rows out. No id is ever tokenised on the way.
 //!
 //! Rooms: [`ids`] pure functions on slices, [`json`] scanning, [`capture`] formats to calls, [`rows`] rows to files,
-//! [`tokens`] a tokenizer for policies that are about text, [`convert`] the pipeline, [`record`] what passes between a
-//! harness and an engine. Direction: `convert -> {capture, rows, tokens} -> {json, ids} -> error`, `record -> capture`.
+//! [`tokens`] a tokenizer for policies that are about text, [`convert`] the pipeline, [`verify`] the pipeline against rows
+//! that exist, [`record`] what passes between a harness and an engine. Direction: `verify -> convert -> {capture, rows,
+//! tokens} -> {json, ids} -> error`, `record -> capture`.
 #![forbid(unsafe_code)]
 
 pub mod capture;
@@ -13,5 +14,6 @@ pub mod json;
 pub mod record;
 pub mod rows;
 pub mod tokens;
+pub mod verify;
 
 pub use error::{Error, Kind, Place, Result};

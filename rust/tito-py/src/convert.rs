@@ -1,4 +1,4 @@
-//! Faces the core's `convert`, `capture` and `rows`. Options and reports cross as JSON: there are few of them, and the
+//! Faces the core's `convert` and `capture`. Options and reports cross as JSON: there are few of them, and the
 //! core's own reader refuses unknown names.
 
 use crate::arrays::Ids;
@@ -11,13 +11,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tito_core::capture::{self, FORMATS, Parsed, Sources, Unit};
 use tito_core::convert::{self as core, CallFacts, Options, Plan};
 use tito_core::ids::Profile;
-use tito_core::rows::{Batch, jsonl, schema};
+use tito_core::rows::{Batch, jsonl};
 
 /// How far a run is.
 #[pyclass(frozen, module = "tito._core")]
 #[derive(Default)]
 pub struct Progress {
     inner: core::Progress,
+}
+
+impl Progress {
+    /// What the core writes to.
+    pub fn inner(&self) -> &core::Progress {
+        &self.inner
+    }
 }
 
 #[pymethods]
@@ -121,12 +128,6 @@ pub fn built_in_profile(py: Python<'_>, name: &str) -> PyResult<String> {
 #[pyfunction]
 pub fn built_in_profiles() -> Vec<&'static str> {
     Profile::built_in_names()
-}
-
-/// The row schema, as JSON.
-#[pyfunction]
-pub fn schema_json() -> String {
-    schema::describe().to_string()
 }
 
 /// The capture formats that are read, as JSON.

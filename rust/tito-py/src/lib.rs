@@ -9,6 +9,7 @@ mod convert;
 mod errors;
 mod pack;
 mod record;
+mod rows;
 mod think;
 mod tokens;
 
@@ -18,12 +19,13 @@ mod _core {
     #[pymodule_export]
     use crate::convert::{
         Progress, built_in_profile, built_in_profiles, call_ids, convert, defaults_json, expand_turns, formats_json,
-        schema_json,
     };
     #[pymodule_export]
     use crate::pack::{Copies, lay_packs, plan_packs};
     #[pymodule_export]
     use crate::record::{CallLog, EventStream, Reply, Request, amend_request, request_mentions, strip_reply};
+    #[pymodule_export]
+    use crate::rows::{rows_metadata, schema_json, verify};
     #[pymodule_export]
     use crate::think::{Found, ThinkRule, find_think, labels, loss_mask, strip_think};
     #[pymodule_export]

@@ -48,7 +48,7 @@ use crate::capture::{Lost, Parsed, Sources, Unit, Who, parse};
 use crate::error::{Error, Place, Result};
 use crate::ids::weight::Copies;
 use crate::json::IdReader;
-use crate::rows::{EncodedBatch, Encoder};
+use crate::rows::{Batch, EncodedBatch, Encoder};
 use judge::{judge, judge_counts, judge_number, same_files};
 use ledger::Ledger;
 use order::{BreakOffOnPanic, InOrder, Turnstile};
@@ -81,6 +81,18 @@ pub struct Progress {
     pub cancelled: AtomicBool,
 }
 
+/// Sees what a run makes, in place of files.
+pub trait Watch: Sync {
+    /// A call that was met, whatever becomes of it; from any thread, in any order.
+    fn saw(&self, call: &Sighted<'_>);
+
+    /// Rows of one side, copies included; from any thread, in any order.
+    ///
+    /// # Errors
+    /// Whatever stops the run.
+    fn made(&self, rows: &Batch, side: Side) -> Result<()>;
+}
+
 /// State that is touched in the order of the input.
 struct Shared<'p> {
     plan: &'p Plan,
@@ -91,14 +103,22 @@ struct Shared<'p> {
     counts: Mutex<Counts>,
     /// Rows are noted, not written.
     surveys: bool,
-    taker: Mutex<Taker>,
+    /// Rows are looked at, not written.
+    watch: Option<&'p dyn Watch>,
+    taker: Mutex<Taker<'p>>,
 }
 
 /// What becomes of the rows.
-enum Taker {
+enum Taker<'t> {
     Output(Output),
     /// They are noted.
     Survey(Survey),
+    /// They are looked at.
+    Watch(&'t dyn Watch),
+}
+
+fn open<T>(mutex: Mutex<T>) -> T {
+    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -115,31 +135,9 @@ pub fn convert(options: Options, progress: &Progress) -> Result<Value> {
     let mut plan = Plan::new(options)?;
     let output = Output::new(&plan.options)?;
     let workers = workers(&plan.options)?;
-    let open = |options: &Options| -> Result<Sources> {
-        Sources::new(&options.inputs, options.from.as_deref(), Arc::clone(&progress.bytes))
-    };
-    let sources = open(&plan.options)?;
+    let sources = sources_of(&plan.options, progress)?;
     output.spares(&plan.identities, &sources)?;
-    let surveyed = match plan.options.needs_survey() {
-        None => {
-            progress.total.store(sources.total_bytes(), Ordering::Relaxed);
-            None
-        }
-        Some(option) => {
-            read_twice(option, &sources)?;
-            progress.total.store(2 * sources.total_bytes(), Ordering::Relaxed);
-            // Copies are drawn with the weights that the survey finds.
-            let stated = std::mem::replace(&mut plan.options.upweight_as, UpweightAs::Weight);
-            let mut done = run(&plan, progress, workers, open(&plan.options)?, Taker::Survey(Survey::default()))?;
-            judge(&plan, &done.counts, &done.sources)?;
-            plan.options.upweight_as = stated;
-            if let Taker::Survey(survey) = std::mem::replace(&mut done.taker, Taker::Survey(Survey::default())) {
-                plan.weighing = survey.settle(&plan.options)?;
-            }
-            progress.calls.store(0, Ordering::Relaxed);
-            Some(done.sources)
-        }
-    };
+    let surveyed = survey(&mut plan, progress, workers, &sources, judge)?;
     let done = run(&plan, progress, workers, sources, Taker::Output(output))?;
     judge(&plan, &done.counts, &done.sources)?;
     judge_number(&plan, &done.counts)?;
@@ -148,8 +146,55 @@ pub fn convert(options: Options, progress: &Progress) -> Result<Value> {
     }
     match done.taker {
         Taker::Output(output) => output.finish(&plan, &done.counts, &done.sources),
-        Taker::Survey(_) => Ok(Value::Null),
+        Taker::Survey(_) | Taker::Watch(_) => Ok(Value::Null),
     }
+}
+
+/// Runs a conversion whose rows are looked at and not written. Bad data is counted, and no rule about whole runs is
+/// asked.
+///
+/// # Errors
+/// `Usage` for options, `Io` for files, `Data` for a policy that cannot be applied, and what the watch returns.
+pub fn derive(options: Options, watch: &dyn Watch, progress: &Progress) -> Result<Counts> {
+    let mut plan = Plan::new(options)?;
+    let workers = workers(&plan.options)?;
+    let sources = sources_of(&plan.options, progress)?;
+    survey(&mut plan, progress, workers, &sources, |_, _, _| Ok(()))?;
+    Ok(run(&plan, progress, workers, sources, Taker::Watch(watch))?.counts)
+}
+
+fn sources_of(options: &Options, progress: &Progress) -> Result<Sources> {
+    Sources::new(&options.inputs, options.from.as_deref(), Arc::clone(&progress.bytes))
+}
+
+/// Where a policy must know all rollouts first, finds out about them; gives the files that were read for it.
+fn survey(
+    plan: &mut Plan,
+    progress: &Progress,
+    workers: usize,
+    sources: &Sources,
+    judge: impl Fn(&Plan, &Counts, &Sources) -> Result<()>,
+) -> Result<Option<Sources>> {
+    let Some(option) = plan.options.needs_survey() else {
+        progress.total.store(sources.total_bytes(), Ordering::Relaxed);
+        return Ok(None);
+    };
+    read_twice(option, sources)?;
+    progress.total.store(2 * sources.total_bytes(), Ordering::Relaxed);
+    // Copies are drawn with the weights that the survey finds.
+    let stated = std::mem::replace(&mut plan.options.upweight_as, UpweightAs::Weight);
+    let again = sources_of(&plan.options, progress)?;
+    let done = run(plan, progress, workers, again, Taker::Survey(Survey::default()))?;
+    let Ran { counts, sources, taker } = done;
+    judge(plan, &counts, &sources)?;
+    let weighing = match taker {
+        Taker::Survey(survey) => survey.settle(&Options { upweight_as: stated, ..plan.options.clone() })?,
+        Taker::Output(_) | Taker::Watch(_) => Weighing::default(),
+    };
+    plan.options.upweight_as = stated;
+    plan.weighing = weighing;
+    progress.calls.store(0, Ordering::Relaxed);
+    Ok(Some(sources))
 }
 
 fn workers(options: &Options) -> Result<usize> {
@@ -161,14 +206,20 @@ fn workers(options: &Options) -> Result<usize> {
 }
 
 /// What a run over all input leaves.
-struct Ran {
+struct Ran<'t> {
     counts: Counts,
     sources: Sources,
-    taker: Taker,
+    taker: Taker<'t>,
 }
 
 /// Runs the pipeline over all input.
-fn run(plan: &Plan, progress: &Progress, workers: usize, sources: Sources, taker: Taker) -> Result<Ran> {
+fn run<'t>(
+    plan: &'t Plan,
+    progress: &'t Progress,
+    workers: usize,
+    sources: Sources,
+    taker: Taker<'t>,
+) -> Result<Ran<'t>> {
     let shared = Shared {
         plan,
         progress,
@@ -177,6 +228,7 @@ fn run(plan: &Plan, progress: &Progress, workers: usize, sources: Sources, taker
         copies: Mutex::new(Copies::new(plan.options.seed)),
         counts: Mutex::default(),
         surveys: matches!(taker, Taker::Survey(_)),
+        watch: if let Taker::Watch(watch) = &taker { Some(*watch) } else { None },
         taker: Mutex::new(taker),
     };
     let sources = Mutex::new(sources);
@@ -188,13 +240,10 @@ fn run(plan: &Plan, progress: &Progress, workers: usize, sources: Sources, taker
         let gates = Gates::default();
         on_threads(workers, &gates, || convert_spilled(&shared, &replay, &gates))?;
     }
-    fn inner<T>(mutex: Mutex<T>) -> T {
-        mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
     let Shared { ledger, counts, taker, .. } = shared;
-    let mut counts = inner(counts);
-    counts.repeated_ids = inner(ledger).repeated_ids;
-    Ok(Ran { counts, sources: inner(sources), taker: inner(taker) })
+    let mut counts = open(counts);
+    counts.repeated_ids = open(ledger).repeated_ids;
+    Ok(Ran { counts, sources: open(sources), taker: open(taker) })
 }
 
 /// Refuses input that is gone once it is read.
@@ -300,6 +349,9 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
         count_lost(&parsed.lost, &mut counts);
         let mut planned = Vec::new();
         let mut sighted = sight(&parsed, &shared.plan.identities);
+        if let Some(watch) = shared.watch {
+            sighted.iter().for_each(|call| watch.saw(call));
+        }
         let Some(entered) = gates.enter.pass(unit.number, || shared.enter(&parsed, &mut sighted)) else {
             return Ok(());
         };
@@ -415,7 +467,12 @@ impl Shared<'_> {
         }
         let noted = if self.surveys { Noted::all(&planned) } else { Vec::new() };
         let mut encoded: Vec<(Target, EncodedBatch)> = Vec::new();
-        let used = if self.plan.options.output.is_some() && !self.surveys {
+        let used = if let Some(watch) = self.watch {
+            batches(self.plan, planned, arena, |(_, side), batch| {
+                self.progress.rows.fetch_add(batch.meta.len() as u64, Ordering::Relaxed);
+                watch.made(batch, side)
+            })?
+        } else if self.plan.options.output.is_some() && !self.surveys {
             batches(self.plan, planned, arena, |target, batch| {
                 encoded.push((target, encoder.encode(batch)?));
                 Ok(())
@@ -430,6 +487,7 @@ impl Shared<'_> {
                     let ledger = lock(&self.ledger);
                     survey.add(&self.plan.options, noted, |rollout| ledger.original(rollout));
                 }
+                Taker::Watch(_) => {}
                 Taker::Output(output) => {
                     for (target, batch) in encoded {
                         self.progress.rows.fetch_add(batch.rows() as u64, Ordering::Relaxed);

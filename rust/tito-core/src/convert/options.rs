@@ -5,6 +5,8 @@ use crate::ids::Profile;
 use crate::rows::{Format, OptionalColumns, WriteOptions};
 use serde::{Deserialize, Serialize};
 
+const HINT: &str = "see `tito convert --help` for names and values";
+
 macro_rules! policy {
     ($(#[$doc:meta])* $name:ident { $($rest:tt)+ }) => { policy!("kebab-case" $(#[$doc])* $name { $($rest)+ }); };
     ($case:literal $(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
@@ -329,8 +331,7 @@ impl Options {
     /// # Errors
     /// `Usage` for an unknown name or value.
     pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text)
-            .map_err(|e| Error::usage(format!("options: {e}"), "see `tito convert --help` for names and values"))
+        serde_json::from_str(text).map_err(|e| Error::usage(format!("options: {e}"), HINT))
     }
 
     /// Whether some policy must know the tokenizer.
@@ -383,5 +384,23 @@ impl Options {
             "leak_ignore": self.leak_ignore, "leaks": self.leaks,
             "kind": self.kind, "bad": self.bad, "group_by": self.group_by, "columns": self.columns,
         })
+    }
+
+    /// What was given besides the policies and decides about rows too: stored beside them, so that a run can be
+    /// done again.
+    #[must_use]
+    pub fn given(&self) -> serde_json::Value {
+        serde_json::json!({"from": self.from, "profile": self.profile})
+    }
+
+    /// Options of a run from what a file tells of its own: its policies and what was given.
+    ///
+    /// # Errors
+    /// `Usage` for an unknown name or value.
+    pub fn stored(policies: &str, given: &str) -> Result<Self> {
+        let parse = |text: &str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text);
+        let mut all = parse(policies).map_err(|e| Error::usage(format!("policies: {e}"), HINT))?;
+        all.extend(parse(given).map_err(|e| Error::usage(format!("given: {e}"), HINT))?);
+        serde_json::from_value(all.into()).map_err(|e| Error::usage(format!("options: {e}"), HINT))
     }
 }

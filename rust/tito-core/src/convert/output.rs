@@ -8,7 +8,7 @@ use super::survey::Side;
 use super::{Plan, versions};
 use crate::capture::Sources;
 use crate::error::{Error, Result};
-use crate::rows::{EncodedBatch, Sink, Staged, WriteOptions, schema};
+use crate::rows::{EncodedBatch, Sink, Staged, WriteOptions, schema, told};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, Write};
@@ -122,6 +122,7 @@ impl Output {
         let mut report = json!({
             "versions": versions(),
             "policies": options.policies(),
+            "given": options.given(),
             "counts": counted,
             "inputs": inputs_json(files),
             "passed_over": {"files": passed_over.len(), "first": passed_over.iter().take(3).collect::<Vec<_>>()},
@@ -205,6 +206,7 @@ fn key_values(
         ("tito.rows", plan.options.rows.name().to_owned()),
         ("tito.version", env!("CARGO_PKG_VERSION").to_owned()),
         ("tito.policies", text(&plan.options.policies())),
+        ("tito.given", text(&plan.options.given())),
         ("tito.counts", text(counted)),
     ];
     if let Some(side) = side {
@@ -223,7 +225,9 @@ fn key_values(
         pairs.push(("tito.tokenizer_hash", profile.tokenizer_hash.clone()));
         pairs.push(("tito.template_hash", profile.template_hash.clone()));
     }
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    let mut pairs = pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    told::seal(&mut pairs);
+    pairs
 }
 
 /// `rows.parquet` becomes `rows.qwen3.parquet`, and on the validation side `rows.qwen3.val.parquet`.

@@ -8,13 +8,16 @@ use twox_hash::xxhash3_64;
 const CHECKSUM: &str = "tito.checksum";
 
 /// The keys it covers, there or not.
-const COVERED: [&str; 11] = [
+const COVERED: [&str; 14] = [
     "tito.schema_version",
     "tito.version",
     "tito.rows",
     "tito.policies",
     "tito.given",
     "tito.counts",
+    "tito.side",
+    "tito.val",
+    "tito.weights",
     "tito.profile_source",
     "tito.profile",
     "tito.profile_json",

@@ -292,9 +292,9 @@ pub(super) fn manifest(rows: &Path) -> Result<BTreeMap<String, String>> {
             let file = Path::new(output["file"].as_str().unwrap_or_default()).file_name().unwrap_or_default();
             *file.to_string_lossy() == *name
         };
-        if !report["outputs"].as_array().is_some_and(|outputs| outputs.iter().any(named)) {
+        let Some(output) = report["outputs"].as_array().and_then(|outputs| outputs.iter().find(|o| named(o))) else {
             continue;
-        }
+        };
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let mut told = BTreeMap::new();
         let mut tell = |key: &str, value: &Value| {
@@ -307,7 +307,10 @@ pub(super) fn manifest(rows: &Path) -> Result<BTreeMap<String, String>> {
         tell("tito.rows", &report["policies"]["rows"]);
         tell("tito.policies", &report["policies"]);
         tell("tito.given", &report["given"]);
+        tell("tito.weights", &report["weights"]);
+        tell("tito.val", &report["val"]);
         tell("tito.counts", &report["counts"]);
+        tell("tito.side", &output["side"]);
         if let [profile] = &report["profiles"].as_array().map_or(&[][..], Vec::as_slice) {
             tell("tito.profile", &profile["name"]);
             tell("tito.profile_json", profile);

@@ -1,0 +1,32 @@
+//! Faces the core's `rows` and `verify`.
+
+use crate::convert::Progress;
+use crate::errors::{raise, usage};
+use pyo3::prelude::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tito_core::rows::{Reader, schema};
+use tito_core::verify::{self as core, Request};
+
+/// Compares rows with captures; gives the account as JSON. `tito.verify` wraps it.
+#[pyfunction]
+pub fn verify(py: Python<'_>, request_json: &str, progress: &Bound<'_, Progress>) -> PyResult<String> {
+    let request: Request =
+        serde_json::from_str(request_json).map_err(|e| usage(py, format!("request: {e}"), "see tito.verify"))?;
+    let progress = progress.get();
+    let result = py.detach(|| core::verify(&request, progress.inner()));
+    result.map(|account| account.to_string()).map_err(|e| raise(py, &e))
+}
+
+/// What a rows file says of itself.
+#[pyfunction]
+pub fn rows_metadata(py: Python<'_>, path: &str) -> PyResult<BTreeMap<String, String>> {
+    let reader = py.detach(|| Reader::open(Path::new(path)));
+    reader.map(|reader| reader.metadata().clone()).map_err(|e| raise(py, &e))
+}
+
+/// The row schema, as JSON.
+#[pyfunction]
+pub fn schema_json() -> String {
+    schema::describe().to_string()
+}
