@@ -79,9 +79,11 @@ train-test: ## what needs torch: tiny models on the CPU, one process and two
 
 bench: venv ## what it costs, beside the same job done in Python
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps trl skyrl
 	mkdir -p bench-out
 	test -s bench-out/A$(BENCH_MB).jsonl || $(VENV)/bin/python benches/corpus.py bench-out/A$(BENCH_MB).jsonl --size $(BENCH_MB)MB
 	$(VENV)/bin/python benches/compare.py bench-out/A$(BENCH_MB).jsonl --tito $(VENV)/bin/tito --workers 1,2
+	$(VENV)/bin/python benches/merge.py --dump bench-out/A$(BENCH_MB).jsonl
 	$(VENV)/bin/pytest benches --benchmark-columns=min,median,iqr,rounds
 	$(VENV)/bin/python benches/record.py
 

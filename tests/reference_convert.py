@@ -18,31 +18,24 @@ RETRIED, COPIED, THINK_MASKED, SPLIT_MARKER, PROMPT_TRIMMED = 256, 512, 1024, 20
 
 FAILED = ("abort", "error", "repetition", "content_filter")
 
+TOKENS = (
+    "sampled",
+    "trained",
+    "think_cut",
+    "think_masked",
+    "truncated_masked",
+    "ambiguous_masked",
+    "skipped",
+    "prompt",
+)
+
 # Reading
 
 
 def convert(files, options, profiles, rewards=None):
     """`profiles` are the built-in ones unless options["profile"] is one; `rewards` are by folder (eval.json)."""
-    calls, skipped, seen = [], [], 0
-    for name, data in files:
-        for number, record in records(data):
-            if isinstance(record, str):
-                skipped.append((record, 0))
-                seen += 1
-                continue
-            origin = {"file": name, "record": number, "document": is_document(data), "folder": folder_of(name)}
-            found = read_record(record, sniffed(files, name), origin, rewards or {})
-            if found is None:
-                skipped.append(("unknown_record", 0))
-                seen += 1
-            else:
-                calls += found
-    seen += len(calls)
-    tell_repeats(calls)
-    rows, tokens = (
-        [],
-        dict.fromkeys(("sampled", "trained", "think_cut", "think_masked", "truncated_masked", "skipped", "prompt"), 0),
-    )
+    calls, skipped, seen = read(files, rewards)
+    rows, tokens = [], dict.fromkeys(TOKENS, 0)
     used, made, val = 0, [], []
     for number, rollout in enumerate(rollouts_of(calls)):
         arrange(rollout)
@@ -66,12 +59,39 @@ def convert(files, options, profiles, rewards=None):
         row["weight"] = 1.0 if as_copies else weight
         side = rows if entry["side"] == "train" else val
         side += [{**row, "flags": row["flags"] | (COPIED if n else 0)} for n in range(copies)]
+    counts = count_skipped(skipped, tokens)
+    return {"rows": rows, "val": val, "skipped": counts, "tokens": tokens, "calls_seen": seen, "calls_used": used}
+
+
+def count_skipped(skipped, tokens):
+    """(reason, sampled ids) pairs by reason; the ids are added to `tokens`."""
     counts = {}
     for reason, sampled in skipped:
         counts[reason] = counts.get(reason, 0) + 1
         tokens["sampled"] += sampled
         tokens["skipped"] += sampled
-    return {"rows": rows, "val": val, "skipped": counts, "tokens": tokens, "calls_seen": seen, "calls_used": used}
+    return counts
+
+
+def read(files, rewards=None):
+    """(calls, (reason, sampled ids) of records that hold none, how many of both)."""
+    calls, skipped, seen = [], [], 0
+    for name, data in files:
+        for number, record in records(data):
+            if isinstance(record, str):
+                skipped.append((record, 0))
+                seen += 1
+                continue
+            origin = {"file": name, "record": number, "document": is_document(data), "folder": folder_of(name)}
+            found = read_record(record, sniffed(files, name), origin, rewards or {})
+            if found is None:
+                skipped.append(("unknown_record", 0))
+                seen += 1
+            else:
+                calls += found
+    seen += len(calls)
+    tell_repeats(calls)
+    return calls, skipped, seen
 
 
 def text_of(data):
@@ -168,7 +188,7 @@ def new_call(**known):
         ("prompt", "output", "logprobs", "call_id", "kind", "turn", "started", "finish", "bad", "scope")
     )
     call |= {"stop_string": False, "stop_ids": [], "choice": 0, "parse_error": False, "failed": False}
-    call |= {"who": {}, "numbered": False, "whole": False, "bad_reasons": []}
+    call |= {"who": {}, "numbered": False, "whole": False, "bad_reasons": [], "nth": 0}
     return call | known
 
 
@@ -388,6 +408,7 @@ def read_trajectory(record, origin, rewards):
             continue
         known = {"who": who, "numbered": True, "whole": not origin["document"], "turn": turn}
         known |= {"started": time_of(extra.get("timestamp")), "parse_error": message.get("role") != "assistant"}
+        known["nth"] = len(calls)
         known["scope"] = origin["folder"] if origin["document"] else None
         if capture:
             call = new_call(**known)
@@ -504,6 +525,12 @@ def starts(prompt, profile):
 
 def row_of(call, rollout, options, profiles):
     """A row, or the first reason of the closed list why there is none."""
+    verdict = judge(call, rollout, options, profiles)
+    return verdict if isinstance(verdict, str) else turn_row(call, verdict, options)
+
+
+def judge(call, rollout, options, profiles):
+    """What the policies say of a call by itself: a reason why it gives no row, or what its row needs to know."""
     if call["bad_reasons"]:
         return call["bad_reasons"][0]
     if call["repeat"]:
@@ -525,7 +552,7 @@ def row_of(call, rollout, options, profiles):
         return "id_out_of_vocab"
 
     others = [one for one in rollout if one is not call and one["repeat"] is None]
-    flags = PROMPT_EXACT | (RETRIED if any(one["prompt"] == prompt for one in others) else 0)
+    flags = RETRIED if any(one["prompt"] == prompt for one in others) else 0
     if profile:
         truncated = not (call["stop_string"] or output[-1] in profile["stop_ids"] + call["stop_ids"])
     else:
@@ -534,7 +561,7 @@ def row_of(call, rollout, options, profiles):
         return "truncated"
     flags |= TRUNCATED if truncated else 0
 
-    spans, cut, opened = [], [], "unknown"
+    spans, opened = [], "unknown"
     if profile:
         opened = reference.opened_by(prompt, profile)
         found = reference.find_think(output, opened, profile)
@@ -550,20 +577,21 @@ def row_of(call, rollout, options, profiles):
             ("split_marker", SPLIT_MARKER),
         ):
             flags |= bit if found[name] else 0
-
-    new_prompt = prompt
-    if profile and options["think"] == "strip-all":
-        new_prompt, _ = reference.strip_all(new_prompt, profile)
-    if profile and options["tail"] == "no-think":
-        rewritten = reference.no_think_tail(new_prompt, profile)
-        new_prompt = new_prompt if rewritten is None else rewritten
-    if options["think"] in ("strip", "strip-all"):
-        cut = spans
-    left = reference.cut(output, cut)
-    masked = truncated and options["truncated"] == "mask"
-    if not left or (options["think"] == "mask" and not masked and not reference.keep_spans(len(output), spans)):
+    cut = spans if options["think"] in ("strip", "strip-all") else []
+    masked = "truncated_masked" if truncated and options["truncated"] == "mask" else None
+    nothing_but = not reference.keep_spans(len(output), spans)
+    if nothing_but and (cut or (options["think"] == "mask" and not masked)):
         return "empty_after_strip"
-    if cut and opened == "yes" and options["tail"] == "captured":
+    return {"profile": profile, "flags": flags, "opened": opened, "spans": spans, "cut": cut, "masked": masked}
+
+
+def turn_row(call, verdict, options):
+    """The row of one call, or why it is too long."""
+    prompt, output, profile = call["prompt"], call["output"], verdict["profile"]
+    flags, spans, masked = verdict["flags"] | PROMPT_EXACT, verdict["spans"], verdict["masked"]
+    new_prompt = policies_on_prompt(prompt, profile, options)
+    left = reference.cut(output, verdict["cut"])
+    if verdict["cut"] and verdict["opened"] == "yes" and options["tail"] == "captured":
         flags |= OPEN_THINK_TAIL
     limit = options["max_length"]
     if limit is not None and len(new_prompt) + len(left) > limit:
@@ -577,33 +605,88 @@ def row_of(call, rollout, options, profiles):
     if new_prompt != prompt:
         flags &= ~PROMPT_EXACT
 
-    thinking = sum(end - start for start, end in spans)
-    tokens = {"sampled": len(output), "prompt": len(new_prompt), "think_cut": len(output) - len(left)}
+    tokens = {**tokens_of(call, verdict, options), "prompt": len(new_prompt)}
     loss_spans = None
     if masked:
-        loss_spans, tokens["truncated_masked"] = [], len(left)
+        loss_spans = []
     elif options["think"] == "mask" and spans:
         at = len(new_prompt)
         keep = reference.keep_spans(len(output), spans)
         loss_spans = [(at + start, at + end, 1.0) for start, end in keep]
         flags |= THINK_MASKED
-        tokens["think_masked"] = thinking
-    tokens["trained"] = len(left) - tokens.get("truncated_masked", 0) - tokens.get("think_masked", 0)
-    who = call["who"]
     return {
         "input_ids": new_prompt,
         "output_ids": left,
         "loss_spans": loss_spans,
+        **facts_of(call),
+        "flags": flags,
+        "tokens": tokens,
+    }
+
+
+def tokens_of(call, verdict, options):
+    """What becomes of the ids of one output."""
+    thinking = sum(end - start for start, end in verdict["spans"])
+    tokens = {"sampled": len(call["output"]), "think_cut": thinking if verdict["cut"] else 0}
+    left = tokens["sampled"] - tokens["think_cut"]
+    if verdict["masked"]:
+        tokens[verdict["masked"]] = left
+        return {**tokens, "trained": 0}
+    tokens["think_masked"] = thinking if options["think"] == "mask" else 0
+    return {**tokens, "trained": left - tokens["think_masked"]}
+
+
+def policies_on_prompt(prompt, profile, options):
+    new_prompt = prompt
+    if profile and options["think"] == "strip-all":
+        new_prompt = strip_all(prompt, profile, options)
+    if profile and options["tail"] == "no-think":
+        rewritten = reference.no_think_tail(new_prompt, profile)
+        new_prompt = new_prompt if rewritten is None else rewritten
+    return new_prompt
+
+
+def strip_all(prompt, profile, options):
+    """Each closed assistant turn without its thinking; with thinking off from the start, the template would have
+    written its empty pair in its place."""
+    pair = history_pair(profile) if options["tail"] == "no-think" else []
+    new_prompt, at = [], 0
+    for start, end in thinking_of_history(prompt, profile):
+        new_prompt += prompt[at:start] + pair
+        at = end
+    return new_prompt + prompt[at:]
+
+
+def thinking_of_history(prompt, profile):
+    """[start, end] of each think span in a closed assistant turn."""
+    found = []
+    for start, end in reference.assistant_turns(prompt, profile):
+        spans = reference.find_think(prompt[start:end], reference.history_opened(profile), profile)["spans"]
+        found += [[start + first, start + last] for first, last in spans]
+    return found
+
+
+def history_pair(profile):
+    """What the template writes into an earlier answer that has no reasoning: its no-thinking tail behind the header."""
+    if not profile["history_pair"]:
+        return []
+    tail = profile["tail_no_think"]
+    header = next((header for header in profile["assistant_start"] if tail[: len(header)] == header), tail)
+    return tail[len(header) :]
+
+
+def facts_of(call):
+    """The scalar columns that only say who and where."""
+    who = call["who"]
+    return {
         **{key: who.get(key) for key in ("rollout_id", "task_id", "pair_id", "agent", "status", "attempt", "reward")},
         "call_id": call["call_id"],
-        "kind": kind,
+        "kind": call["kind"] or "solver",
         "turn": call["turn"],
         "source": who.get("source") or "native",
         "capture_format": call["format"],
         "capture_file": call["file"],
         "capture_record": call["record"],
-        "flags": flags,
-        "tokens": tokens,
     }
 
 

@@ -33,9 +33,13 @@ def options_json(inputs, output=None, **options):
 
 
 def convert(inputs, output, **options):
-    report = json.loads(_core.convert(options_json(inputs, output, **options), _core.Progress()))
     val = Path(output).with_suffix(f".val{Path(output).suffix}")
+    report = convert_report(inputs, output, **options)
     return Run(report, read_rows(output), Path(output), read_rows(val) if options.get("val") else [])
+
+
+def convert_report(inputs, output, **options):
+    return json.loads(_core.convert(options_json(inputs, output, **options), _core.Progress()))
 
 
 def count(inputs, **options):

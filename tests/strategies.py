@@ -425,9 +425,9 @@ class Dump:
 
 
 @st.composite
-def dumps(draw, forms=FORMATS, plain=False, **how):
+def dumps(draw, forms=FORMATS, plain=False, source=rollouts, **how):
     """A dump in one format. `plain`: no repeats and no torn end, so that the order of lines does not matter."""
-    family, all_rollouts = draw(rollouts(**how))
+    family, all_rollouts = draw(source(**how))
     form = draw(st.sampled_from(forms))
     dice = random.Random(draw(st.integers(0, 2**32)))
     writer, named = Writer(dice), plain or dice.random() < 0.6
@@ -503,7 +503,7 @@ POLICIES = st.fixed_dictionaries(
 def policies(drawn):
     """Drawn policies made into options that do not contradict each other."""
     options = dict(drawn)
-    if "max_length" in options:
+    if options.get("max_length") is not None:
         options.setdefault("overlong", "drop")
     return options
 

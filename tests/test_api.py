@@ -38,6 +38,7 @@ SIGNATURES = {
     "find_think": "(ids, /, *, prompt, opened, profile)",
     "labels": "(input_ids, output_ids, loss_spans)",
     "loss_mask": "(input_ids, output_ids, loss_spans)",
+    "merge_calls": "(calls, *, policies, profile, tokenizer)",
     "open_rows": "(path)",
     "pack": "(rows, length, *, overlong)",
     "plan_packs": "(lengths, length, *, drop_overlong)",

@@ -68,7 +68,18 @@ def test_every_option_it_names_is_there(option):
 
 def test_every_policy_has_a_row():
     table = README.split("## Policies")[1].split("## Exit codes")[0]
-    for name in ("think", "tail", "upweight", "upweight-as", "truncated", "unterminated", "max-length", "overlong"):
+    for name in (
+        "think",
+        "tail",
+        "rows",
+        "ambiguous",
+        "upweight",
+        "upweight-as",
+        "truncated",
+        "unterminated",
+        "max-length",
+        "overlong",
+    ):
         assert f"`--{name}`" in table
     for name in ("kind", "bad", "group-by", "profile", "columns", "expect-rows"):
         assert f"`--{name}`" in table

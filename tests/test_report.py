@@ -11,6 +11,7 @@ DATA = {
         "think": "strip",
         "tail": "captured",
         "rows": "turn",
+        "ambiguous": "keep-all",
         "upweight": ["0-2:12"],
         "upweight_as": "weight",
         "seed": 0,
@@ -47,6 +48,7 @@ DATA = {
             "think_cut": 17000,
             "think_masked": 0,
             "truncated_masked": 0,
+            "ambiguous_masked": 0,
             "skipped": 3000,
             "prompt": 2000000,
             "thinking": 17000,
@@ -63,6 +65,16 @@ DATA = {
             "history_left": 0,
             "tail_unknown": 0,
             "markers": 561,
+        },
+        "merge": {
+            "calls": 571,
+            "ids": 2057000,
+            "merged_rows": 57,
+            "merged_ids": 411400,
+            "ambiguous": 0,
+            "superseded": 0,
+            "fell_back": 0,
+            "fell_back_overlong": 0,
         },
         "turns": [
             {"turn": 0, "rows": 38, "weight": 456.0, "weighted_ids": 40000.0},
@@ -106,10 +118,13 @@ tokens    60,000 sampled = 40,000 trained + 17,000 cut as thinking + 3,000 skipp
 thinking  17,000 ids, 29.8 % of what the used calls sampled
 thinking  a span in 560 of 591 outputs; absent 30, odd 1
 lengths   p50 3,500, p90 6,100, p99 8,000, max 8,190 ids a row
+merging   571 calls continue one another in 57 longest sequences: 411,400 ids as captured, 2,057,000 with one row a \
+call (5.0 times)
+merging   --rows auto would save a trainer 80.0 % of the ids
 truncated 9 outputs dropped; judged by last id 580, by finish word 0
-policies  think=strip tail=captured rows=turn upweight=0-2:12 upweight_as=weight seed=0 normalize=none \
-weight_scale=auto val=none val_by=task truncated=drop \
-unterminated=drop max_length=none overlong=error kind=solver,summariser bad=error group_by=none columns=none
+policies  think=strip tail=captured rows=turn ambiguous=keep-all upweight=0-2:12 upweight_as=weight seed=0 \
+normalize=none weight_scale=auto val=none val_by=task truncated=drop unterminated=drop max_length=none overlong=error \
+kind=solver,summariser bad=error group_by=none columns=none
 profile   qwen3 (tokenizer 9cb7c0736509, template a55ee1b16601): 571 rows
 input     2 files, 100.0 MB (calls 1, cooperbench 1)
 passed    4 files over, which hold no captures: a.log, b.log, c.log, ...
@@ -185,6 +200,46 @@ def test_copies_masks_and_changed_prompts_are_told():
     assert line(report, "input")[0].endswith("; named twice 2")
 
 
+def test_what_merging_did_is_told():
+    report = changed(
+        policies__rows="merged",
+        policies__ambiguous="mask",
+        policies__max_length=8192,
+        counts__rows=60,
+        counts__tokens__ambiguous_masked=12,
+        counts__merge__ambiguous=2,
+        counts__merge__superseded=1,
+        counts__merge__fell_back=3,
+        counts__merge__fell_back_overlong=4,
+    )
+    assert line(report, "merging")[1:] == [
+        "merging   3 calls written one a row: merged under --think strip --tail captured they would be what no engine "
+        "setting shows",
+        "merging   4 calls written one a row: merged they are longer than 8,192 ids",
+        "merging   1 reply replaced by another to the same prompt: trained all the same",
+        "merging   2 replies to a prompt that has others, and no later prompt tells which was kept: masked",
+    ]
+    assert "12 masked as ambiguous" in line(report, "tokens")[0]
+    # A merged row trains many calls: what is counted by turn is calls.
+    assert line(report, "dilution") == ["dilution  15.0: turn 0 is 38 of 571 calls"]
+    assert line(report, "turn ") == ["turn          calls      weight   of weight      of ids"]
+    assert names(report) == ["odd_markers"]
+
+
+def test_calls_that_nothing_continues_are_told():
+    report = changed(counts__merge__merged_rows=571, counts__merge__merged_ids=2057000)
+    assert line(report, "merging") == ["merging   no call continues another: --rows auto would write the same 571 rows"]
+    assert line(changed(counts__merge__calls=0, counts__merge__merged_rows=0), "merging") == []
+
+
+def test_turns_that_are_counted_together_are_not_called_one():
+    lump = [*turns(50, 40), {"turn": 99, "rows": 50, "weight": 910.0, "weighted_ids": 9.0}]
+    report = changed(counts__think__odd=0, counts__turns=lump, policies__upweight=[])
+    assert report.warnings()[0] == (
+        "one_sided: turns from 99 on are 91.0 % of the weight; the other turns are hardly trained. Lower --upweight"
+    )
+
+
 def test_an_unknown_tokenizer_is_said_not_to_be_looked_at():
     report = changed(counts__think__seen=0, counts__identities={"unknown": 571}, profiles=[])
     assert line(report, "thinking") == ["thinking  not looked for: no profile is known"]
@@ -258,6 +313,7 @@ def turns(*weights):
         ({"weights": WEIGHTS | {"rollouts_without_task": 3}}, "no_task", "3 rollouts name no task"),
         ({"val": VAL | {"keys": 9}}, "few_val_keys", "the validation side has 9 tasks;"),
         ({"val": VAL | {"rollouts_without_key": 2}}, "no_val_key", "2 rollouts have no task and stand on the training"),
+        ({"policies__rows": "merged", "counts__calls_used": 98}, "few_rows", "98 different calls"),
     ],
 )
 def test_every_extreme_is_warned_of(paths, name, words):

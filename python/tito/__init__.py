@@ -13,7 +13,7 @@ from tito.export.run import export
 from tito.pack import pack
 from tito.profile import Profile
 from tito.rows import open_rows
-from tito.turns import expand_turns
+from tito.turns import expand_turns, merge_calls
 from tito.verify import verify
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "find_think",
     "labels",
     "loss_mask",
+    "merge_calls",
     "open_rows",
     "pack",
     "plan_packs",

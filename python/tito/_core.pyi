@@ -254,7 +254,7 @@ def expand_turns(
 
     ``calls_json`` is a list of objects with the keys rollout_id, task_id, pair_id, agent, status, attempt, reward,
     source, call_id, choice, kind, turn, started, finish, stop_string, stop_token_ids, parse_error; all may be missing,
-    others are refused. ``tito.expand_turns`` wraps it.
+    others are refused. The option ``rows`` says what a row is. ``tito.expand_turns`` and ``tito.merge_calls`` wrap it.
     """
 
 def convert(options_json: str, progress: Progress) -> str:

@@ -176,10 +176,12 @@ class RowCall:
 class Row:
     """One training example, field by field the columns of row schema version 1.
 
-    `input_ids` (the prompt) and `output_ids` (the sample, after policies) are int32 arrays of one dimension. Loss falls
-    on `loss_spans`; None means all of `output_ids`, weight 1. `loss_mask` (int8), `loss_weights` (float32) and
-    `labels` (int32, -100 where no loss falls) are as long as both together and, like `output_logprobs` (float32, as
-    long as `output_ids`), there only where they were asked for.
+    `input_ids` (the prompt) and `output_ids` (the sample, after policies) are int32 arrays of one dimension. In a
+    merged row the whole sequence stands in `input_ids`, `output_ids` is empty, and `calls` says where the samples are
+    that the row trains; `calls` is None in a row of one call. Loss falls on `loss_spans`; None means all of
+    `output_ids`, weight 1. There only where they were asked for: `loss_mask` (int8), `loss_weights` (float32) and
+    `labels` (int32, -100 where no loss falls), as long as both together, and `output_logprobs` (float32), as long as
+    `output_ids`, in a merged row as `input_ids`, with NaN where the row trains no sample.
     """
 
     input_ids: Ids

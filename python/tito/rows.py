@@ -74,7 +74,8 @@ class RowsFile(Sequence[Row]):
 
     @property
     def kind(self) -> str:
-        """What a row is: `turn` (one call: prompt in `input_ids`, sample in `output_ids`)."""
+        """What a row is: `turn` (one call: prompt in `input_ids`, sample in `output_ids`), `merged` (a sequence of
+        calls, whole in `input_ids`; a row whose `calls` is None is of one call) or `auto` (both)."""
         return self._kind
 
     @property

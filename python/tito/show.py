@@ -30,6 +30,7 @@ Decode = Callable[[Sequence[int]], str]
 _KINDS = {
     "turn": "per-turn rows: input_ids is the prompt, output_ids what was sampled",
     "merged": "merged rows: input_ids is the whole sequence, output_ids is empty",
+    "auto": "merged rows where calls continue one another, else per-turn rows (calls is null)",
 }
 # What is told of a row or a call, and the word it goes by.
 _WHO = {
@@ -136,10 +137,16 @@ def show_row(number: int, row: Row, painter: Painter) -> str:
         f"row {number}  {_who(facts)}  weight {row.weight:g}",
         f"  from {row.capture_file} record {row.capture_record} ({row.capture_format}, {row.source}), "
         f"hash {row.capture_hash.hex()}, flags {flags}",
-        f"  prompt {len(row.input_ids):,} ids, output {len(row.output_ids):,} ids, loss on {int(mask.sum()):,}"
-        + (f" (positions {', '.join(trained)})" if trained else ""),
+        f"  {_lengths(row)}, loss on {int(mask.sum()):,}" + (f" (positions {', '.join(trained)})" if trained else ""),
     ]
     return "\n".join([*head, painter.paint(ids, stretches)]) + "\n"
+
+
+def _lengths(row: Row) -> str:
+    if row.calls is None:
+        return f"prompt {len(row.input_ids):,} ids, output {len(row.output_ids):,} ids"
+    turns = ", ".join("?" if call.turn is None else str(call.turn) for call in row.calls)
+    return f"sequence {len(row.input_ids):,} ids, trains {len(row.calls)} calls (turns {turns})"
 
 
 def show_call(call: Mapping[str, Any], painter: Painter) -> str:

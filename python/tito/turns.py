@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tito import _core
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["expand_turns"]
+__all__ = ["expand_turns", "merge_calls"]
 
 _DEFAULTS = Policies()
 
@@ -33,9 +34,8 @@ def expand_turns(
     """The rows of one rollout, one a call, in the order of turns: what `convert` makes of the same calls in a file.
 
     A call whose ids are not sound, and one that a policy leaves out, gives no row; the list is empty when every call is
-    left out. `profile` is found among the
-    built-in ones by how the prompts begin and end; policies that must know the tokenizer refuse an unknown one.
-    `tokenizer` is that of `convert`; each call of this function loads it anew.
+    left out. `profile` is found among the built-in ones by how the prompts begin and end; policies that must know the
+    tokenizer refuse an unknown one. `tokenizer` is that of `convert`; each call of this function loads it anew.
 
     Raises `UsageError` for a policy, an array or a fact of a call that is wrong, `DataError` for bad data under
     `bad="error"`.
@@ -46,6 +46,46 @@ def expand_turns(
     >>> row.turn, row.output_ids.tolist(), row.output_ids.dtype
     (0, [9707, 151645], dtype('int32'))
     """
+    return _rows(calls, policies, profile, tokenizer)
+
+
+def merge_calls(
+    calls: Sequence[Call],
+    *,
+    policies: Policies | None = None,
+    profile: Profile | str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+) -> list[Row]:
+    """The rows of one rollout, one a longest sequence: what `convert` with `rows="merged"` makes of the same calls.
+
+    A call continues another where the other's prompt and output, as captured, are the beginning of its prompt. The
+    calls may come in any order, as long as `turn` or `started` tells theirs. A row holds a whole sequence in
+    `input_ids` (int32), `calls` says where the samples stand that it trains, and each call is trained in one row.
+    With `rows="auto"` in `policies` a call that continues nothing and that nothing continues is a row as `expand_turns`
+    makes it; so are the calls of a sequence that a policy would make into one that no engine setting shows. `profile`
+    and `tokenizer` as in `expand_turns`.
+
+    Raises as `expand_turns` does.
+
+    >>> prompt = [151644, 872, 198, 13048, 151645, 198, 151644, 77091, 198]
+    >>> output = [9707, 151645]
+    >>> again = [*prompt, *output, 198, 151644, 872, 198, 13048, 151645, 198, 151644, 77091, 198]
+    >>> calls = [Call(prompt_ids=prompt, output_ids=output), Call(prompt_ids=again, output_ids=output)]
+    >>> [row] = merge_calls(calls)
+    >>> row.loss_spans, [call.turn for call in row.calls], len(row.input_ids), row.input_ids.dtype
+    (((9, 11, 1.0), (21, 23, 1.0)), [0, 1], 23, dtype('int32'))
+    """
+    policies = policies or _DEFAULTS
+    merging = replace(policies, rows="merged") if policies.rows == "turn" else policies
+    return _rows(calls, merging, profile, tokenizer)
+
+
+def _rows(
+    calls: Sequence[Call],
+    policies: Policies,
+    profile: Profile | str | os.PathLike[str] | None,
+    tokenizer: str | os.PathLike[str] | None,
+) -> list[Row]:
     import numpy as np
 
     options: dict[str, Any] = policies.to_dict()

@@ -28,6 +28,8 @@ _AS_IT_IS = {
     "train on the prompt",
     "merged": "merged rows: loss falls where loss_spans say, so a trainer given this file as it is (TRL for one) would "
     "train on every id",
+    "auto": "merged and per-turn rows, so a trainer given this file as it is (TRL for one) would train on every id of "
+    "the ones and on the prompts of the others",
 }
 
 
@@ -92,6 +94,6 @@ def run(args: argparse.Namespace) -> int:
     tell(report, quiet=args.quiet, as_json=args.json)
     if not args.dry_run and not args.quiet:
         file = "ROWS" if args.output == "-" else args.output
-        as_it_is = _AS_IT_IS.get(chosen.rows, _AS_IT_IS["merged"])
+        as_it_is = _AS_IT_IS[chosen.rows]
         print(f"note: these are {as_it_is}. For TRL: tito convert {file} --format trl -o trl.parquet", file=sys.stderr)
     return os.EX_OK

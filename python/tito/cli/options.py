@@ -59,7 +59,11 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
         help="--think strip",
     )
     _choice(group, "tail", "the generation prompt's end: as captured, or rewritten to the no-thinking one")
-    _choice(group, "rows", "what a row is: one call, all calls of a longest sequence, or whichever is shorter")
+    _choice(
+        group,
+        "rows",
+        "what a row is: one call, all calls of a longest sequence, or the latter only where calls continue one another",
+    )
     _choice(group, "ambiguous", "replies to one prompt of which nobody can tell which one was kept")
     group.add_argument(
         "--upweight",

@@ -23,13 +23,14 @@ def shape_text(data: Mapping[str, Any]) -> str:
         _line("calls", _calls(counts)),
         _line("rows", _rows(counts)),
         *_side_table(data),
-        *(_line("dilution", text) for text in _dilution(counts["turns"], counts["sides"]["train"]["rows"])),
-        *_turn_table(counts["turns"]),
+        *(_line("dilution", text) for text in _dilution(counts["turns"], data["policies"]["rows"])),
+        *_turn_table(counts["turns"], data["policies"]["rows"]),
         *(_line("upweight", text) for text in _rules(counts)),
         *(_line("weights", text) for text in _weights(data)),
         _line("tokens", _tokens(counts["tokens"])),
         *(_line("thinking", text) for text in _thinking(data)),
         _line("lengths", _lengths(counts["lengths"])),
+        *(_line("merging", text) for text in _merging(counts["merge"], data["policies"])),
         _line("truncated", _truncated(data)),
         *(_line("prompts", text) for text in _prompts(counts)),
         *(_line("section", text) for text in _section(counts)),
@@ -53,7 +54,9 @@ def _line(name: str, text: str) -> str:
 
 
 def _many(n: int, thing: str) -> str:
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+    if n != 1:
+        thing = "replies" if thing == "reply" else f"{thing}s"
+    return f"{n:,} {thing}"
 
 
 def _size(n: int) -> str:
@@ -111,15 +114,17 @@ def _weights(data: Mapping[str, Any]) -> Iterable[str]:
     )
 
 
-def _dilution(turns: Sequence[Mapping[str, Any]], rows: int) -> Iterable[str]:
-    first = sum(t["rows"] for t in turns if t["turn"] == 0)
+def _dilution(turns: Sequence[Mapping[str, Any]], kind: str) -> Iterable[str]:
+    # A merged row trains several turns.
+    thing = "row" if kind == "turn" else "call"
+    every, first = (sum(t["rows"] for t in some) for some in (turns, [t for t in turns if t["turn"] == 0]))
     if first:
-        yield f"{rows / first:.1f}: turn 0 is {first:,} of {_many(rows, 'row')}"
+        yield f"{every / first:.1f}: turn 0 is {first:,} of {_many(every, thing)}"
 
 
-def _turn_table(turns: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+def _turn_table(turns: Sequence[Mapping[str, Any]], kind: str) -> Iterable[str]:
     weight, ids = sum(t["weight"] for t in turns), sum(t["weighted_ids"] for t in turns)
-    yield f"{'turn':<10}{'rows':>9}{'weight':>12}{'of weight':>12}{'of ids':>12}"
+    yield f"{'turn':<10}{'rows' if kind == 'turn' else 'calls':>9}{'weight':>12}{'of weight':>12}{'of ids':>12}"
     for name, group in _grouped(turns):
         w, i = sum(t["weight"] for t in group), sum(t["weighted_ids"] for t in group)
         yield f"{name:<10}{sum(t['rows'] for t in group):>9,}{w:>12,g}{percent(w, weight):>12}{percent(i, ids):>12}"
@@ -153,6 +158,7 @@ def _tokens(tokens: Mapping[str, int]) -> str:
         "think_cut": "cut as thinking",
         "think_masked": "masked as thinking",
         "truncated_masked": "masked as truncated",
+        "ambiguous_masked": "masked as ambiguous",
         "skipped": "skipped",
     }
     there = [f"{tokens[key]:,} {words}" for key, words in parts.items() if tokens[key] or key == "trained"]
@@ -185,6 +191,28 @@ def _thinking(data: Mapping[str, Any]) -> Iterable[str]:
 def _lengths(lengths: Mapping[str, int | None]) -> str:
     there = [f"{name} {n:,}" for name, n in lengths.items() if n is not None]
     return f"{', '.join(there)} ids a row" if there else "no rows"
+
+
+def _merging(merge: Mapping[str, int], policies: Mapping[str, Any]) -> Iterable[str]:
+    calls, rows, ids, merged = (merge[name] for name in ("calls", "merged_rows", "ids", "merged_ids"))
+    if calls > rows:
+        told = f"{_many(calls, 'call')} continue one another in {_many(rows, 'longest sequence')}"
+        yield f"{told}: {merged:,} ids as captured, {ids:,} with one row a call ({ids / merged:.1f} times)"
+        if policies["rows"] == "turn":
+            yield f"--rows auto would save a trainer {percent(ids - merged, ids)} of the ids"
+    elif calls:
+        yield f"no call continues another: --rows auto would write the same {_many(calls, 'row')}"
+    if n := merge["fell_back"]:
+        how = f"--think {policies['think']} --tail {policies['tail']}"
+        yield f"{_many(n, 'call')} written one a row: merged under {how} they would be what no engine setting shows"
+    if n := merge["fell_back_overlong"]:
+        yield f"{_many(n, 'call')} written one a row: merged they are longer than {policies['max_length']:,} ids"
+    if n := merge["superseded"]:
+        yield f"{_many(n, 'reply')} replaced by another to the same prompt: trained all the same"
+    if n := merge["ambiguous"]:
+        fate = {"keep-all": "all trained", "keep-last": "the last trained", "drop": "left out", "mask": "masked"}
+        which = f"{_many(n, 'reply')} to a prompt that has others, and no later prompt tells which was kept"
+        yield f"{which}: {fate[policies['ambiguous']]}"
 
 
 def _truncated(data: Mapping[str, Any]) -> str:

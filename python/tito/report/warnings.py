@@ -39,7 +39,7 @@ def _balance(data: Mapping[str, Any]) -> Iterable[str]:
     whole = sum(t["weight"] for t in data["counts"]["turns"])
     if len(turns) < 2 or whole <= 0:
         return
-    classes = {f"turn {turn}": {turn} for turn in turns}
+    classes = {_turn_class(turn): {turn} for turn in turns}
     for rule in data["policies"]["upweight"]:
         if match := re.match(r"(\d+)-(\d+):", rule):
             low, high = int(match[1]), int(match[2])
@@ -85,6 +85,11 @@ def _sides(data: Mapping[str, Any]) -> Iterable[str]:
             f"no_val_key: {without:,} rollouts have no {val['by']} and stand on the training side, though they may be "
             "of the same kind as what is validated on"
         )
+
+
+def _turn_class(turn: int) -> str:
+    # The core counts turns behind 99 with it.
+    return f"turns from {turn} on" if turn == 99 else f"turn {turn}"
 
 
 def _think(data: Mapping[str, Any]) -> Iterable[str]:
@@ -166,7 +171,9 @@ def _amounts(data: Mapping[str, Any]) -> Iterable[str]:
             f"torn_record: {torn:,} {'file ends' if torn == 1 else 'files end'} in a line that is cut off, which gave "
             "no row; is it still being written?"
         )
-    # Copies are not more to learn from.
-    rows = counts["sides"]["train"]["rows"] - counts["copies"]
+    # Copies are not more to learn from, and a merged row is as much as its calls.
+    rows, thing = counts["sides"]["train"]["rows"] - counts["copies"], "rows"
+    if data["policies"]["rows"] != "turn":
+        rows, thing = counts["calls_used"], "calls"
     if rows < _FEW_ROWS:
-        yield f"few_rows: {rows:,} different rows supervise everything: fewer than {_FEW_ROWS} different rows"
+        yield f"few_rows: {rows:,} different {thing} supervise everything: fewer than {_FEW_ROWS} different {thing}"

@@ -26,7 +26,9 @@ impl<'py> Ids<'py> {
     /// The same, and no id is negative.
     pub fn take_checked(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
         let ids = Self::take(value, name)?;
-        if let Some(wrong) = ids.slice()?.iter().find(|id| **id < 0) {
+        // One bit tells of all of them, several at a time.
+        if ids.slice()?.iter().fold(0, |bits, id| bits | id) < 0 {
+            let wrong = ids.slice()?.iter().find(|id| **id < 0).unwrap_or(&-1);
             return Err(usage(value.py(), format!("{name}: {wrong} is no id"), HINT));
         }
         Ok(ids)

@@ -65,7 +65,7 @@ pub fn convert(py: Python<'_>, options_json: &str, progress: &Bound<'_, Progress
 /// Rows as Python gets them: ids, then everything else as JSON, then the counts.
 type Expanded<'py> = (Bound<'py, PyList>, String, String);
 
-/// Rows of one rollout. `tito.expand_turns` wraps it.
+/// Rows of one rollout. `tito.expand_turns` and `tito.merge_calls` wrap it.
 #[pyfunction]
 #[pyo3(signature = (prompts, outputs, logprobs, calls_json, options_json))]
 pub fn expand_turns<'py>(

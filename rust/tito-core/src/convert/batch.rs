@@ -86,7 +86,7 @@ pub fn batches(
         };
         let mut rest = Gather::new(plan);
         for row in &rows {
-            rest.add_output(row, &arena);
+            rest.add_output(row, 0, &arena);
         }
         let shapes: Vec<_> = prompts.ranges.iter().map(ExactSizeIterator::len).collect();
         let mut batch = rest.finish(prompts, rows.into_iter().map(|row| row.meta).collect(), &shapes);
@@ -99,15 +99,17 @@ pub fn batches(
         let (mut prompts, mut metas, mut shapes) = (Ragged::default(), Vec::new(), Vec::new());
         for row in rows {
             for copy in 0..row.copies {
-                let ids = row.prompt.ids(&arena.prompts);
-                if !metas.is_empty() && prompts.values.len() + ids.len() + gather.outputs.values.len() > most {
+                let length = row.prompt.len();
+                if !metas.is_empty() && prompts.values.len() + length + gather.outputs.values.len() > most {
                     emit(target, &mut gather.finish(prompts, metas, &shapes))?;
                     gather = Gather::new(plan);
                     (prompts, metas, shapes) = (Ragged::default(), Vec::new(), Vec::new());
                 }
-                push(&mut prompts, ids);
-                shapes.push(ids.len());
-                gather.add_output(&row, &arena);
+                let start = prompts.values.len();
+                row.prompt.ids(arena.view()).iter().for_each(|ids| prompts.values.extend_from_slice(ids));
+                prompts.ranges.push(start..prompts.values.len());
+                shapes.push(length);
+                gather.add_output(&row, copy, &arena);
                 metas.push(row.meta_of_copy(copy));
             }
         }
@@ -134,7 +136,7 @@ impl Planned {
     fn captured_prompt(&self) -> Range<usize> {
         match &self.prompt {
             Prompt::Captured(range) => range.clone(),
-            Prompt::Changed(_) => 0..0,
+            Prompt::Changed(_) | Prompt::Whole(..) => 0..0,
         }
     }
 }
@@ -163,7 +165,7 @@ impl Gather {
         }
     }
 
-    fn add_output(&mut self, row: &Planned, arena: &Arena) {
+    fn add_output(&mut self, row: &Planned, copy: u64, arena: &Arena) {
         let start = self.outputs.values.len();
         cut_into(&mut self.outputs.values, &arena.outputs[row.output.clone()], &row.cut);
         self.outputs.ranges.push(start..self.outputs.values.len());
@@ -176,7 +178,13 @@ impl Gather {
                         self.logprobs.values.extend_from_slice(&values[keep]);
                     }
                 }
-                Logprobs::Row(values) => self.logprobs.values.extend_from_slice(values),
+                Logprobs::Row(values) => {
+                    self.logprobs.values.extend_from_slice(values);
+                    for part in row.parts.iter().filter(|part| part.copies <= copy) {
+                        let sample = part.call.start as usize..part.call.end as usize;
+                        self.logprobs.values[start..][sample].fill(f32::NAN);
+                    }
+                }
                 Logprobs::None => {}
             }
             self.logprobs.ranges.push(start..self.logprobs.values.len());

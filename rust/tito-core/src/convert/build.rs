@@ -163,20 +163,25 @@ pub(super) struct Part {
 pub(super) enum Prompt {
     Captured(Range<usize>),
     Changed(Vec<Id>),
+    /// A merged row in which nothing changed: prompt and output of its last call.
+    Whole(Range<usize>, Range<usize>),
 }
 
 impl Prompt {
-    pub(super) fn ids<'a>(&'a self, arena: &'a [Id]) -> &'a [Id] {
+    /// Two pieces, one behind the other.
+    pub(super) fn ids<'a>(&'a self, arena: Ids<'a>) -> [&'a [Id]; 2] {
         match self {
-            Self::Captured(range) => &arena[range.clone()],
-            Self::Changed(ids) => ids,
+            Self::Captured(range) => [&arena.prompts[range.clone()], &[]],
+            Self::Changed(ids) => [ids, &[]],
+            Self::Whole(prompt, output) => [&arena.prompts[prompt.clone()], &arena.outputs[output.clone()]],
         }
     }
 
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::Captured(range) => range.len(),
             Self::Changed(ids) => ids.len(),
+            Self::Whole(prompt, output) => prompt.len() + output.len(),
         }
     }
 }
@@ -211,14 +216,13 @@ impl Plan {
         if let Some(known) = known {
             let edits = self.prompt_edits(known, &prompts[prompt.clone()], counts);
             if !edits.is_empty() {
-                new_prompt = Prompt::Changed(edits.apply(&prompts[prompt]));
+                new_prompt = Prompt::Changed(edits.apply(&prompts[prompt], &[]));
             }
         }
         let cutting = self.cuts();
         let thinking = verdict.thinking();
         let left = output.len() - if cutting { thinking } else { 0 };
-        let open_tail = cutting && thinking > 0 && verdict.opened == Opened::Yes && options.tail == Tail::Captured;
-        if open_tail {
+        if self.leaves_tail_open(verdict) {
             flags |= flag::OPEN_THINK_TAIL;
         }
         self.fit(known, prompts, &mut new_prompt, left, &mut flags)?;
@@ -261,6 +265,12 @@ impl Plan {
     /// Whether thinking is cut.
     pub(super) fn cuts(&self) -> bool {
         matches!(self.options.think, Think::Strip | Think::StripAll)
+    }
+
+    /// Whether thinking is cut behind a prompt that still ends in its opener.
+    pub(super) fn leaves_tail_open(&self, verdict: &Verdict) -> bool {
+        let open = verdict.opened == Opened::Yes && self.options.tail == Tail::Captured;
+        self.cuts() && open && verdict.thinking() > 0
     }
 
     /// What becomes of the ids of one output.
@@ -384,7 +394,10 @@ impl Plan {
         if self.options.overlong != Overlong::TrimPrompt {
             return Err(too_long());
         }
-        let ids = prompt.ids(prompts);
+        let ids = match prompt {
+            Prompt::Changed(ids) => &ids[..],
+            Prompt::Captured(range) | Prompt::Whole(range, _) => &prompts[range.clone()],
+        };
         let room = most.checked_sub(output).ok_or_else(too_long)?;
         let dropped = known.and_then(|known| known.rule.trim_prompt(ids, room)).ok_or_else(too_long)?;
         *prompt = Prompt::Changed([&ids[..dropped.start], &ids[dropped.end..]].concat());

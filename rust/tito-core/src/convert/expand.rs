@@ -2,6 +2,7 @@
 
 use super::batch::{Arena, batches};
 use super::build::{Plan, Planned, settle};
+use super::ledger::Ledger;
 use super::report::Counts;
 use super::rollout::Rollout;
 use super::sight::sight;
@@ -12,6 +13,7 @@ use crate::ids::Id;
 use crate::ids::weight::Copies;
 use crate::rows::{Batch, Text};
 use serde::Deserialize;
+use std::ops::Range;
 
 /// What is known of a call besides its ids; names as in the project's own JSON lines.
 #[derive(Debug, Default, Deserialize)]
@@ -40,6 +42,22 @@ pub struct CallFacts {
 /// Prompt, output and, where there are any, logprobs of a call.
 pub type CallIds<'a> = (&'a [Id], &'a [Id], Option<&'a [f32]>);
 
+fn add<T: Copy>(arena: &mut Vec<T>, values: &[T]) -> Range<usize> {
+    arena.extend_from_slice(values);
+    arena.len() - values.len()..arena.len()
+}
+
+/// A prompt that goes on from the one before shares its memory.
+fn add_prompt(arena: &mut Vec<Id>, before: Option<Range<usize>>, prompt: &[Id]) -> Range<usize> {
+    match before.filter(|before| before.end == arena.len() && prompt.starts_with(&arena[before.clone()])) {
+        Some(before) => {
+            arena.extend_from_slice(&prompt[before.len()..]);
+            before.start..arena.len()
+        }
+        None => add(arena, prompt),
+    }
+}
+
 /// Makes the rows of one rollout. `calls` holds prompt, output and, where there are any, logprobs.
 ///
 /// # Errors
@@ -54,22 +72,23 @@ pub fn expand(plan: &mut Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> 
     let mut parsed = Parsed::default();
     let mut who = Who::default();
     for (index, ((prompt, output, logprobs), facts)) in calls.iter().zip(facts).enumerate() {
-        fn add<T: Copy>(arena: &mut Vec<T>, values: &[T]) -> std::ops::Range<usize> {
-            let start = arena.len();
-            arena.extend_from_slice(values);
-            start..arena.len()
-        }
-        if let Some(id) = prompt.iter().chain(*output).find(|id| **id < 0) {
+        // One bit of the union tells of them all.
+        let look =
+            |(most, bits): (Id, Id), ids: &[Id]| ids.iter().fold((most, bits), |(m, b), id| (m.max(*id), b | id));
+        let (largest, bits) = look(look((-1, 0), prompt), output);
+        if bits < 0 {
+            let id = prompt.iter().chain(*output).find(|id| **id < 0).unwrap_or(&-1);
             return Err(Error::usage(
                 format!("call {index}: {id} is no id"),
                 "ids are whole numbers from 0 to 2147483647",
             ));
         }
+        let before = parsed.calls.last().and_then(|call| call.prompt.clone());
         let mut call = Call {
-            prompt: Some(add(&mut parsed.prompts.values, prompt)),
+            prompt: Some(add_prompt(&mut parsed.prompts.values, before, prompt)),
             output: Some(add(&mut parsed.outputs.values, output)),
             logprobs: logprobs.map(|values| add(&mut parsed.logprobs, values)),
-            max_id: prompt.iter().chain(*output).copied().max().unwrap_or(-1),
+            max_id: largest,
             finish: facts.finish.as_deref().map_or(Finish::Unknown, Finish::parse),
             stop_string: facts.stop_string,
             stop_ids: facts.stop_token_ids.into(),
@@ -109,14 +128,8 @@ pub fn expand(plan: &mut Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> 
         file,
         format: "memory",
     });
-    let sighted = sight(&parsed, &plan.identities);
-    if let Some(option) = plan.options.needs_profile()
-        && let Some(call) = sighted.iter().find(|call| call.identity.is_none())
-    {
-        let prompt = call.call.prompt.clone().unwrap_or_default();
-        return Err(super::unknown_tokenizer(call, option, &parsed.prompts.values[prompt], &plan.options));
-    }
-    sighted.iter().try_for_each(|call| plan.check_tokenizer(call))?;
+    let mut sighted = sight(&parsed, &plan.identities);
+    plan.enter(&mut Ledger::default(), &parsed, &mut sighted)?;
     let rows = |plan: &Plan| -> Result<(Vec<Planned>, Counts)> {
         let (mut counts, mut planned) = (Counts::default(), Vec::new());
         let rollout = Rollout::new(&who, 0, sighted.clone(), (false, true), parsed.view());

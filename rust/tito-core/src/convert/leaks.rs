@@ -111,8 +111,10 @@ impl Plan {
         let (scan, tokenizer) = (self.leaks.as_ref()?, self.tokenizer.as_ref()?);
         let known = row.identity.map(|index| self.identities.get(index));
         let mut output = Vec::new();
+        let [prompt, rest] = row.prompt.ids(arena);
+        output.extend_from_slice(rest);
         cut_into(&mut output, &arena.outputs[row.output.clone()], &row.cut);
-        let (at, words) = scan.find(tokenizer, known, row.prompt.ids(arena.prompts), &output)?;
+        let (at, words) = scan.find(tokenizer, known, prompt, &output)?;
         let n = words.split(' ').count();
         Some((at as u64, format!("the row holds {n} words of the removed text: {words:?}")))
     }

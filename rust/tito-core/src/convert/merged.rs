@@ -31,6 +31,22 @@ impl<'a> Sequence<'a> {
     fn samples(&self) -> Vec<Range<usize>> {
         self.members().map(|(_, _, s, _)| s.digest.prompt as usize..s.digest.length()).collect()
     }
+
+    /// Those of some spans of assistant turns in the last call's prompt that stand in turns which no call of the
+    /// sequence sampled.
+    pub(super) fn not_sampled(&self, known: &Known, prompt: &[Id], spans: Vec<Range<usize>>) -> Vec<Range<usize>> {
+        // Both ascend, and so do the spans.
+        let samples = self.samples();
+        let mut turns = known.rule.assistant_turns(prompt).peekable();
+        let mut is_sampled = |span: &Range<usize>| {
+            while turns.next_if(|turn| turn.end < span.end).is_some() {}
+            turns.peek().filter(|turn| turn.start <= span.start).is_some_and(|turn| {
+                let first = samples.partition_point(|sample| sample.start < turn.start);
+                samples.get(first).is_some_and(|sample| sample.start <= turn.end)
+            })
+        };
+        spans.into_iter().filter(|span| !is_sampled(span)).collect()
+    }
 }
 
 impl Plan {
@@ -43,14 +59,15 @@ impl Plan {
         logprobs: impl Fn(usize) -> Option<&'a [f32]>,
         counts: &mut Counts,
     ) -> Option<Planned> {
-        let (_, _, last, _) = sequence.members().last()?;
+        let (_, _, last, last_verdict) = sequence.members().last()?;
         let edits = self.row_edits(sequence, prompt, counts);
-        let captured = [prompt, output].concat();
-        let ids = edits.apply(&captured);
+        let length = edits.length(prompt.len() + output.len());
         let mut row_logprobs = (self.options.write_options().optional.output_logprobs
             && sequence.members().any(|(call, trains, ..)| trains && logprobs(call).is_some()))
-        .then(|| vec![f32::NAN; ids.len()]);
-        let mut flags = if edits.is_empty() { flag::PROMPT_EXACT } else { 0 };
+        .then(|| vec![f32::NAN; length]);
+        let open_tail = self.leaves_tail_open(last_verdict);
+        let mut flags = if edits.touches(prompt.len()) { 0 } else { flag::PROMPT_EXACT };
+        flags |= if open_tail { flag::OPEN_THINK_TAIL } else { 0 };
         let (mut parts, mut tokens, mut absent) = (Vec::new(), Tokens::default(), true);
         for (call, _, sighted, verdict) in sequence.members().filter(|(_, trains, ..)| *trains) {
             let digest = sighted.digest;
@@ -81,7 +98,9 @@ impl Plan {
             flags |= if mine.think_masked > 0 { flag::THINK_MASKED } else { 0 };
             absent &= verdict.flags & flag::THINK_ABSENT != 0;
             tokens.add(&mine);
-            let (weight, matched) = self.weight_of(scope, sighted, verdict, &captured[whole.clone()], counts);
+            // Only the last call's sample stands behind the prompt.
+            let said = prompt.get(whole.clone()).unwrap_or(output);
+            let (weight, matched) = self.weight_of(scope, sighted, verdict, said, counts);
             parts.push(Part {
                 call: RowCall {
                     start: sample.start,
@@ -91,20 +110,27 @@ impl Plan {
                     record: sighted.call.record as i64,
                     hash: digest.hash,
                 },
-                spans: if verdict.muted.is_some() { Vec::new() } else { keep.iter().map(moved).collect() },
+                spans: match verdict.muted {
+                    Some(_) => Vec::new(),
+                    None if self.cuts() => vec![sample],
+                    None => keep.iter().map(moved).collect(),
+                },
                 weight,
                 matched,
                 copies: 1,
                 tokens: mine,
             });
         }
-        tokens.prompt = ids.len() as u64 - (tokens.sampled - tokens.think_cut);
+        tokens.prompt = length as u64 - (tokens.sampled - tokens.think_cut);
         flags |= if absent { flag::THINK_ABSENT } else { 0 };
         Some(Planned {
             identity: last.identity,
             side: self.weighing.side(scope.number),
             rollout: scope.number,
-            prompt: Prompt::Changed(ids),
+            prompt: match (edits.is_empty(), &last.call.prompt, &last.call.output) {
+                (true, Some(prompt), Some(output)) => Prompt::Whole(prompt.clone(), output.clone()),
+                _ => Prompt::Changed(edits.apply(prompt, output)),
+            },
             output: 0..0,
             cut: Vec::new(),
             logprobs: row_logprobs.map_or(Logprobs::None, Logprobs::Row),
@@ -121,13 +147,13 @@ impl Plan {
         let mut edits = Edits::default();
         let identity = sequence.members().last().and_then(|(_, _, last, _)| last.identity);
         let Some(known) = identity.map(|index| self.identities.get(index)) else { return edits };
-        for (_, _, sighted, verdict) in sequence.members() {
+        for (_, trains, sighted, verdict) in sequence.members() {
             let at = sighted.digest.prompt as usize;
             if self.options.tail == Tail::NoThink {
                 match known.rule.no_think_edit(prompt.get(..at).unwrap_or(prompt)) {
                     Some((range, with)) if !range.is_empty() => edits.put(range, with),
                     Some(_) => {}
-                    None => counts.think.tail_unknown += 1,
+                    None => counts.think.tail_unknown += u64::from(trains),
                 }
             }
             if self.cuts() {
@@ -156,14 +182,9 @@ impl Plan {
     ) {
         let (spans, seen) = known.rule.history_spans(prompt);
         counts.think.history_left += seen.unterminated.max(seen.odd);
-        let samples = sequence.samples();
-        let turns: Vec<Range<usize>> = known.rule.assistant_turns(prompt).collect();
         let with = self.history_form(known);
-        for span in spans {
-            let turn = turns.iter().find(|turn| turn.start <= span.start && span.end <= turn.end);
-            let sampled =
-                turn.is_some_and(|turn| samples.iter().any(|sample| (turn.start..=turn.end).contains(&sample.start)));
-            if !sampled && prompt[span.clone()] != *with {
+        for span in sequence.not_sampled(known, prompt, spans) {
+            if prompt[span.clone()] != *with {
                 counts.think.history_stripped += 1;
                 edits.put(span, with);
             }

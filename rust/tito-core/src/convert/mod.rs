@@ -394,33 +394,41 @@ fn convert_spilled(shared: &Shared<'_>, replay: &Replay, gates: &Gates) -> std::
     }
 }
 
-impl Shared<'_> {
-    /// Enters a stretch in the ledger. None: its calls were spilled; else the numbers and new names of its rollouts.
-    fn enter(&self, parsed: &Parsed<'_>, sighted: &mut [Sighted<'_>]) -> Result<Option<Vec<Named>>> {
-        let mut ledger = lock(&self.ledger);
-        let mut spill = lock(&self.spill);
-        let options = &self.plan.options;
-        let mut at = 0;
+impl Plan {
+    /// Enters calls in the ledger: tells which came before, and refuses a tokenizer that is another's or unknown.
+    fn enter(&self, ledger: &mut Ledger, parsed: &Parsed<'_>, sighted: &mut [Sighted<'_>]) -> Result<()> {
+        let options = &self.options;
+        let asked = options
+            .needs_profile()
+            .or((options.profile.is_some() && options.group_by == GroupBy::None).then_some("--profile"));
+        let mut sighted = sighted.iter_mut();
         for piece in &parsed.pieces {
-            for call in &mut sighted[at..at + piece.calls.len()] {
+            for call in sighted.by_ref().take(piece.calls.len()) {
                 ledger.call(piece, call);
                 // A helper of another family does no harm when nobody asked for its calls.
-                if self.plan.leaves_out(&piece.who, call).is_some() {
+                if self.leaves_out(&piece.who, call).is_some() {
                     continue;
                 }
-                ledger.identity(call, &self.plan.identities, options.group_by)?;
-                self.plan.check_tokenizer(call)?;
-                let asked = options
-                    .needs_profile()
-                    .or((options.profile.is_some() && options.group_by == GroupBy::None).then_some("--profile"));
+                ledger.identity(call, &self.identities, options.group_by)?;
+                self.check_tokenizer(call)?;
                 if let (Some(option), None, Some(prompt)) = (asked, call.identity, &call.call.prompt)
                     && !prompt.is_empty()
                 {
                     return Err(unknown_tokenizer(call, option, &parsed.prompts.values[prompt.clone()], options));
                 }
             }
-            at += piece.calls.len();
         }
+        Ok(())
+    }
+}
+
+impl Shared<'_> {
+    /// Enters a stretch in the ledger. None: its calls were spilled; else the numbers and new names of its rollouts.
+    fn enter(&self, parsed: &Parsed<'_>, sighted: &mut [Sighted<'_>]) -> Result<Option<Vec<Named>>> {
+        let mut ledger = lock(&self.ledger);
+        let mut spill = lock(&self.spill);
+        let options = &self.plan.options;
+        self.plan.enter(&mut ledger, parsed, sighted)?;
         if spill.is_none() && parsed.pieces.iter().any(|piece| !piece.complete) {
             *spill = Some(Spill::new(&Output::folder(options)));
         }

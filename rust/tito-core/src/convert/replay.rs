@@ -195,8 +195,9 @@ impl Replay {
                 let mut members = ends.clone();
                 for item in items {
                     ends[item.last()] = true;
-                    if let Item::Merged(lineage) = item {
-                        lineage.iter().for_each(|(call, _)| members[*call] = true);
+                    if let Item::Merged(leaf) = item {
+                        let lineage = large.woven.lineage(*leaf);
+                        lineage.iter().filter(|(_, trains)| *trains).for_each(|(call, _)| members[*call] = true);
                     }
                 }
                 let mut stored = large.told.stored.clone();

@@ -76,9 +76,9 @@ impl Plan {
         counts: &mut Counts,
     ) {
         for item in items {
-            match item {
+            match *item {
                 Item::Turn(call) => {
-                    let (sighted, Some(verdict)) = (&calls[*call], &woven.verdicts[*call]) else { continue };
+                    let (sighted, Some(verdict)) = (&calls[call], &woven.verdicts[call]) else { continue };
                     match self.turn_row(scope, sighted, verdict, arena, counts) {
                         Ok(row) => match self.leak(&row, arena) {
                             Some(leak) => refusal(leak).count(sighted, counts),
@@ -87,10 +87,11 @@ impl Plan {
                         Err(refusal) => refusal.count(sighted, counts),
                     }
                 }
-                Item::Merged(lineage) => {
-                    let sequence = Sequence { lineage, calls, verdicts: &woven.verdicts };
+                Item::Merged(leaf) => {
+                    let lineage = woven.lineage(leaf);
+                    let sequence = Sequence { lineage: &lineage, calls, verdicts: &woven.verdicts };
                     let logprobs = |call: usize| calls[call].call.logprobs.clone().map(|range| &arena.logprobs[range]);
-                    let ids = ids_of(&calls[item.last()], arena);
+                    let ids = ids_of(&calls[leaf], arena);
                     let row = self.merged_row(scope, sequence, ids, logprobs, counts);
                     match row.as_ref().and_then(|row| self.leak(row, arena)) {
                         Some(leak) => {

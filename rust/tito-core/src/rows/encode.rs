@@ -190,7 +190,9 @@ fn check(batch: &Batch, optional: OptionalColumns) -> Result<(usize, usize)> {
         if present.len() != rows {
             return Err(contradiction("output_logprobs lacks rows"));
         }
-        fits("output_logprobs", logprobs, rows, |row| Some(if present[row] { output(row) } else { 0 }))?;
+        // The samples of a merged row stand in its input_ids.
+        let sampled = |row: usize| if batch.meta[row].calls.is_some() { prompt(row) } else { output(row) };
+        fits("output_logprobs", logprobs, rows, |row| Some(if present[row] { sampled(row) } else { 0 }))?;
     }
     Ok((rows, ids))
 }

@@ -96,7 +96,15 @@ fn numbers<'a, 'b>(
         },
         List::OutputLogprobs => match &batch.output_logprobs {
             Some((logprobs, present)) if present[row] => {
-                array(out, slice(logprobs, row), |out, v| float(out, *v, &place))?;
+                // A merged row has one for each of its ids, and most were not sampled in it.
+                let merged = batch.meta[row].calls.is_some();
+                array(out, slice(logprobs, row), |out, v| match merged && v.is_nan() {
+                    true => {
+                        out.extend_from_slice(b"null");
+                        Ok(())
+                    }
+                    false => float(out, *v, &place),
+                })?;
             }
             _ => out.extend_from_slice(b"null"),
         },

@@ -149,7 +149,8 @@ pub struct Batch {
     pub loss_weights: Option<Ragged<f32>>,
     /// `labels` on request.
     pub labels: Option<Ragged<Id>>,
-    /// `output_logprobs` on request, and which rows have them: `false` = null, with an empty range.
+    /// `output_logprobs` on request, and which rows have them: `false` = null, with an empty range. A merged row has one
+    /// for each of its `input_ids`.
     pub output_logprobs: Option<(Ragged<f32>, Vec<bool>)>,
     /// One entry a row.
     pub meta: Vec<RowMeta>,

@@ -211,7 +211,8 @@ pub static OPTIONAL: &[Column] = &[
     may(
         "output_logprobs",
         Kind::List(List::OutputLogprobs),
-        "the engine's logprob of each output id; null where the capture has none",
+        "the engine's logprob of each output id, in merged rows of each of input_ids (NaN where the row trains no \
+         sample; null in JSON); null where the capture has none",
     ),
 ];
 
