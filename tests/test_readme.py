@@ -19,14 +19,27 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("tito ")
 ]
+# A model of gigabytes stands for those; their settings are read.
+TRAINING = [command for command in COMMANDS if command.startswith("tito train") and "--list" not in command]
 
 
 def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    assert len(COMMANDS) == 8
+    assert len(COMMANDS) == 10
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:
+        if command in TRAINING:
+            continue
         assert main(shlex.split(command)[1:]) == 0, (command, capsys.readouterr().err)
+
+
+def test_the_training_commands_name_a_recipe_and_settings_that_there_are():
+    from tito.train import TrainConfig
+
+    assert len(TRAINING) == 2
+    for command in TRAINING:
+        _, _, recipe, *settings = shlex.split(command.removesuffix(" --dry-run"))
+        assert TrainConfig.load(recipe, settings).data == "rows.parquet"
 
 
 EXAMPLES = [line for block in re.findall(r"```json\n(.*?)```", README, re.S) for line in block.splitlines()]
@@ -44,7 +57,7 @@ def test_the_example_of_every_format_gives_a_row(tmp_path, line, name):
 def test_the_python_runs_where_the_checkout_is(tmp_path, monkeypatch):
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
-    assert doctest.testfile(str(ROOT / "README.md"), module_relative=False) == (0, 10)
+    assert doctest.testfile(str(ROOT / "README.md"), module_relative=False) == (0, 11)
 
 
 def test_every_column_flag_and_reason_is_told():
