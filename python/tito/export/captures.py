@@ -10,16 +10,17 @@ from typing import Any
 
 from tito._core import Progress
 from tito.calls import Policies
-from tito.convert import Inputs, convert
+from tito.convert import convert
 from tito.errors import UsageError, WorldError, with_hint
 from tito.export.run import Exported, output_path, plan, write_export
+from tito.paths import Paths
 from tito.report import Report
 
 __all__ = ["export_captures"]
 
 
 def export_captures(
-    inputs: Inputs,
+    inputs: Paths,
     out: str | os.PathLike[str],
     *,
     format: str,
