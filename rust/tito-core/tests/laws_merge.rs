@@ -161,7 +161,7 @@ proptest! {
         let mut edits = Edits::default();
         changes.sort_by_key(|(range, _)| (range.start as u64 + 1).wrapping_mul(order | 1));
         for (range, with) in &changes {
-            edits.put(range.clone(), with);
+            edits.put(range.clone(), *with);
         }
         let at = split.index(before.len() + 1);
         prop_assert_eq!(edits.apply(&before[..at], &before[at..]), after.clone());

@@ -57,7 +57,7 @@ mod tests {
     fn names_are_compared_from_their_end() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = folder.path().to_string_lossy().into_owned();
-        let names = Names::new(&[root.clone()]);
+        let names = Names::new(std::slice::from_ref(&root));
         let read = format!("{root}/task/agent.json");
         for (stated, one) in [
             (read.as_str(), true),
