@@ -2,7 +2,7 @@
 
     python benches/merge.py
     python benches/merge.py --dump /tmp/A200.jsonl --dump /tmp/B200.jsonl --runs 5
-    python benches/merge.py --json /tmp/merge.json --fail
+    python benches/merge.py --json merge.json --fail
 
 Twelve rollouts of 40 turns, 57,000 ids of context at the end, 30 % of them sampled. `append`: every prompt goes on from
 the sequence before. `think`: 70 % of each answer is thinking, which later prompts do not hold. `sub`: every other turn

@@ -24,7 +24,7 @@ TRAINING = [command for command in COMMANDS if command.startswith("tito train") 
 
 
 def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:
@@ -57,7 +57,7 @@ def test_the_example_of_every_format_gives_a_row(tmp_path, line, name):
 def test_the_python_runs_where_the_checkout_is(tmp_path, monkeypatch):
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
-    assert doctest.testfile(str(ROOT / "README.md"), module_relative=False) == (0, 11)
+    assert doctest.testfile(str(ROOT / "README.md"), module_relative=False) == (0, 13)
 
 
 def test_every_column_flag_and_reason_is_told():

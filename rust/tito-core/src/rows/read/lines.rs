@@ -197,9 +197,10 @@ impl<'de, T: serde::Deserialize<'de>> Visitor<'de> for Append<'_, T> {
     }
 }
 
-struct OrNull<'b, T>(&'b mut Ragged<T>);
+/// Logprobs: none at all, or null where an id was not sampled.
+struct OrNull<'b>(&'b mut Ragged<f32>);
 
-impl<'de, T: serde::Deserialize<'de>> Visitor<'de> for OrNull<'_, T> {
+impl<'de> Visitor<'de> for OrNull<'_> {
     type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,7 +217,12 @@ impl<'de, T: serde::Deserialize<'de>> Visitor<'de> for OrNull<'_, T> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<bool, D::Error> {
-        deserializer.deserialize_seq(Append(self.0)).map(|()| true)
+        let mut read = Ragged::<Option<f32>>::default();
+        deserializer.deserialize_seq(Append(&mut read))?;
+        let start = self.0.values.len();
+        self.0.values.extend(read.values.into_iter().map(|value| value.unwrap_or(f32::NAN)));
+        self.0.ranges.push(start..self.0.values.len());
+        Ok(true)
     }
 }
 
