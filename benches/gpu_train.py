@@ -4,8 +4,9 @@
     python benches/gpu_train.py --layers 24 --hidden 2048 --length 8192 --device cuda
 
 Weights are random, so no download; every run trains the same ids, and that is checked first. Ratios are of one process,
-loops interleaved, the median of --steps optimiser steps each. On a GPU also peak memory, and whether rows of a pack are
-kept apart with SDPA and, where it is installed, flash attention.
+loops interleaved (CPU seconds on a CPU), the median of --steps optimiser steps each. On a GPU also peak memory, and
+whether rows of a pack are kept apart with SDPA and, where it is installed, flash attention. Scoring costs by loss
+tokens, which merged rows have as many of: only the rest of a step follows their length.
 """
 
 import argparse
@@ -33,18 +34,20 @@ CAPTURE = Path(__file__).parents[1] / "tests" / "captures" / "qwen3" / "calls.js
 
 
 class Clock(TrainerCallback):
-    """Seconds of each optimiser step."""
+    """Seconds from the end of one optimiser step to the end of the next: all that lies between is counted."""
 
-    def __init__(self, sync):
-        self.sync, self.steps, self.start = sync, [], 0.0
+    def __init__(self, now):
+        self.now, self.ends = now, []
 
-    def on_step_begin(self, *_, **__):
-        self.sync()
-        self.start = time.perf_counter()
+    def on_train_begin(self, *_, **__):
+        self.ends.append(self.now())
 
     def on_step_end(self, *_, **__):
-        self.sync()
-        self.steps.append(time.perf_counter() - self.start)
+        self.ends.append(self.now())
+
+    @property
+    def steps(self):
+        return np.diff(self.ends).tolist()
 
 
 def base(folder, given):
@@ -89,24 +92,22 @@ def trainer(folder, data, given, *more):
     return work._trainer(dtype, Rhythm(config, record, lambda _: None, None)), read
 
 
-def by_trainer(held, sync):
-    clock = Clock(sync)
+def by_trainer(held, now):
+    clock = Clock(now)
     held.add_callback(clock)
     held.train()
     return clock.steps
 
 
-def by_loop(held, sync):
+def by_loop(held, now):
     """The same model, rows, loss and optimiser in a dozen lines of PyTorch."""
     model, data = held.model, held.train_rows
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=1e-3)
     loader = torch.utils.data.DataLoader(data, batch_size=1, collate_fn=TitoCollator())
-    steps = []
+    ends = [now()]
     model.train()
     for batch in loader:
-        sync()
-        start = time.perf_counter()
         batch = {name: value.to(held.args.device) for name, value in batch.items() if name != "rows"}
         with held.compute_loss_context_manager():
             out = model(**batch, chunked_loss=True)
@@ -114,9 +115,8 @@ def by_loop(held, sync):
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        sync()
-        steps.append(time.perf_counter() - start)
-    return steps
+        ends.append(now())
+    return np.diff(ends).tolist()
 
 
 def main():
@@ -127,7 +127,12 @@ def main():
     given = parser.parse_args()
     if given.device == "cpu":
         torch.set_num_threads(1)
-    sync = torch.cuda.synchronize if given.device == "cuda" else lambda: None
+
+    def now():
+        if given.device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
     with tempfile.TemporaryDirectory() as made_in:
         folder = base(Path(made_in) / "model", given)
@@ -139,8 +144,8 @@ def main():
 
         plain, ours = [], []
         for _ in range(2):
-            plain.append(median(by_loop(trainer(folder, data, given, "loss=chunked")[0], sync)))
-            ours.append(median(by_trainer(trainer(folder, data, given, "loss=chunked")[0], sync)))
+            plain.append(median(by_loop(trainer(folder, data, given, "loss=chunked")[0], now)))
+            ours.append(median(by_trainer(trainer(folder, data, given, "loss=chunked")[0], now)))
         a, b = min(plain), min(ours)
         print(f"plain PyTorch loop      {1000 * a:8.1f} ms a step {given.length / a:10.0f} ids/s")
         print(f"TitoSFTTrainer          {1000 * b:8.1f} ms a step {given.length / b:10.0f} ids/s  {b / a - 1:+.1%}")
@@ -149,7 +154,7 @@ def main():
         for kind, more in kinds if given.device == "cuda" else []:
             for loss in ("chunked", "fused"):
                 torch.cuda.reset_peak_memory_stats()
-                seconds = median(by_trainer(trainer(folder, data, given, f"loss={loss}", *more)[0], sync))
+                seconds = median(by_trainer(trainer(folder, data, given, f"loss={loss}", *more)[0], now))
                 peak = torch.cuda.max_memory_allocated() / 2**30
                 print(f"{kind}, {loss:<8} {given.length / seconds:18.0f} ids/s, peak {peak:.2f} GiB")
             for attention in ("sdpa", "flash_attention_2"):
@@ -160,10 +165,10 @@ def main():
                 except (ImportError, ValueError) as error:
                     print(f"{kind}, {attention}: {error}")
 
-        merged(made_in, folder, given, sync)
+        merged(made_in, folder, given, now)
 
 
-def merged(made_in, folder, given, sync):
+def merged(made_in, folder, given, now):
     """A real capture set, per turn and merged: the same trained ids, at a cost that follows the lengths."""
     found = {}
     if given.vocabulary < 151936:
@@ -174,7 +179,7 @@ def merged(made_in, folder, given, sync):
         held, _ = trainer(folder, path, given, "loss=chunked")
         rows = held.train_rows
         trained = sorted(i for s in rows for i in s["labels"].tolist() if i != -100)
-        found[kind] = (trained, int(rows.lengths().sum()), sum(by_trainer(held, sync)))
+        found[kind] = (trained, int(rows.lengths().sum()), sum(by_trainer(held, now)))
     assert found["turn"][0] == found["merged"][0]
     (_, turn, slow), (_, whole, fast) = found["turn"], found["merged"]
     same = len(found["turn"][0])
