@@ -18,9 +18,9 @@ def forced(self, *given, fsdp_plugin=None, **more):
         self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, plugin
 
 
-state.AcceleratorState.__init__ = forced
-run._device = lambda config: "cpu"
-TrainConfig._refuse_impossible = lambda self: None
-
+# Not where this is only imported, as a collector of examples does: the rest of the tests would run with it.
 if __name__ == "__main__":
+    state.AcceleratorState.__init__ = forced
+    run._device = lambda config: "cpu"
+    TrainConfig._refuse_impossible = lambda self: None
     sys.exit(main(["train", *sys.argv[1:]]))
