@@ -326,6 +326,8 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
                     _ => {}
                 }
                 prompt.extend(new);
+                // Those of a merged row are as long as its prompt; the laws of merged rows look at them.
+                let logprobs = logprobs && meta.calls.is_none();
                 let row = Row { input: prompt.clone(), output: output.clone(), logprobs, gap, meta };
                 if way == 3 {
                     prompt.extend(output);
