@@ -1,8 +1,10 @@
-"""How hard Hypothesis tries: TITO_EXAMPLES examples a law (25 unless told)."""
+"""How hard Hypothesis tries, TITO_EXAMPLES examples a law (25 unless told); and the command line, run in place."""
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+from tito.cli import main
 
 settings.register_profile(
     "tito",
@@ -11,3 +13,19 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("tito")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs `tito ARGS` in an empty folder; gives code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        try:
+            code = main([str(arg) for arg in args])
+        except SystemExit as left:
+            code = left.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

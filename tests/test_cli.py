@@ -13,28 +13,11 @@ from pathlib import Path
 
 import pytest
 import tito
-from tito.cli import main
 from tokenizers import Tokenizer, models
 
 CAPTURES = Path(__file__).parent / "captures"
 QWEN3 = str(CAPTURES / "qwen3" / "calls.jsonl")
 TITO = [sys.executable, "-c", "import sys; from tito.cli import main; sys.exit(main())"]
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Runs `tito ARGS` in an empty folder; gives code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args):
-        try:
-            code = main([str(arg) for arg in args])
-        except SystemExit as left:
-            code = left.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def error(err):

@@ -7,27 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import tito
-from tito.cli import main
 
 CAPTURES = Path(__file__).parent / "captures"
 QWEN3 = str(CAPTURES / "qwen3" / "calls.jsonl")
 STRIP = ("--think", "strip", "--upweight", "0-2:12")
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Runs `tito ARGS` in an empty folder; gives code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args):
-        try:
-            code = main([str(arg) for arg in args])
-        except SystemExit as left:
-            code = left.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def rows(path):

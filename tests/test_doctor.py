@@ -11,7 +11,7 @@ from tito.adapter import BaseModel, LoraAdapter
 from tito.adapter.write import export
 from tito.cli import main
 from tito.doctor.versions import Package, conflicts
-from tito.probe.run import file_hash
+from tito.files import file_hash
 from tito.serve.record import ServedAdapter, Serving
 
 CAPTURES = os.path.join(os.path.dirname(__file__), "captures")

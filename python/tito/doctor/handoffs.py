@@ -16,7 +16,7 @@ from tito.adapter import LoraAdapter
 from tito.adapter.lora import CONFIG
 from tito.adapter.write import ORIGIN
 from tito.errors import DataError, TitoError, WorldError, with_hint
-from tito.probe.run import file_hash
+from tito.files import file_hash
 
 __all__ = ["STEPS", "Finding", "examine"]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from tito._core import __version__
 from tito.errors import DataError, UsageError, WorldError, with_hint
 from tito.export import Format, find_contract
+from tito.files import file_hash
 from tito.paths import utf8_path
 
 if TYPE_CHECKING:
@@ -196,13 +197,7 @@ def write_export(
 
 def describe_files(files: Sequence[str]) -> dict[str, Any]:
     """Names and hashes of what was read."""
-    from hashlib import file_digest
-
-    def digest(file: str) -> str:
-        with open(file, "rb") as opened:
-            return file_digest(opened, "sha256").hexdigest()
-
-    return {"files": [{"file": file, "sha256": digest(file)} for file in files]}
+    return {"files": [{"file": file, "sha256": file_hash(file).removeprefix("sha256:")} for file in files]}
 
 
 def write_manifest(place: Path, data: Mapping[str, Any]) -> None:

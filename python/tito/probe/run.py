@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tito.files import file_hash, write_whole
 from tito.probe.assertions import Assertion, Reply
 from tito.probe.prompts import Prompt
 from tito.probe.templates import Templates
@@ -104,12 +103,7 @@ class ProbeReport:
 
     def save(self, path: Path) -> None:
         """Writes the report whole or not at all."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, self.to_json())
 
 
 def probe(server: Server, asked: Asked, serving: Serving | None = None, file: Path | None = None) -> ProbeReport:
@@ -137,12 +131,6 @@ def probe(server: Server, asked: Asked, serving: Serving | None = None, file: Pa
     _templates(report, asked, server if asked.chat else None)
     report.verdict = _verdict(report, asked)
     return report
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wilson(held: int, n: int) -> tuple[float, float]:

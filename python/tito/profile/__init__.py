@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tito._core import ThinkRule, built_in_profile
+from tito.files import write_whole
 from tito.profile.errors import ProfileError
 
 __all__ = ["Ids", "Marker", "Profile", "ProfileError"]
@@ -169,13 +170,7 @@ class Profile:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the profile as JSON, whole or not at all: a temporary file beside `path` gets its name at the end."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), self.to_json())
 
     def _check(self) -> None:
         def bad(what: str) -> ProfileError:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tito.adapter import LoraAdapter
 from tito.errors import DataError, WorldError, with_hint
+from tito.files import write_whole
 from tito.serve.client import Server
 
 __all__ = ["NAME", "ServedAdapter", "Serving"]
@@ -75,14 +76,10 @@ class Serving:
         """Writes the record whole or not at all; a folder gets a `serving.json` in it."""
         target = Path(path)
         target = target / NAME if target.is_dir() else target
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            temporary.replace(target)
+            write_whole(target, self.to_json())
         except FileNotFoundError:
             raise with_hint(WorldError(f"{target.parent}: no such folder"), "make it first") from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Serving:

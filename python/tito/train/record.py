@@ -6,14 +6,14 @@ it came.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from tito.files import file_hash, write_whole
 
 __all__ = ["Record", "data_hashes", "write_whole"]
 
@@ -33,21 +33,7 @@ _PACKAGES = (
 
 def data_hashes(files: Sequence[str]) -> dict[str, str]:
     """sha256 of each file's bytes."""
-    found = {}
-    for name in files:
-        with open(name, "rb") as file:
-            found[name] = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return {name: file_hash(name) for name in files}
 
 
 class Record:
