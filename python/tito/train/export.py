@@ -15,22 +15,23 @@ from typing import Any
 
 import torch
 
+from tito.adapter.keys import rename
 from tito.train.base import Base
 from tito.train.config import TrainConfig
 
 __all__ = ["save_adapter", "to_live", "to_served"]
 
-_LIVE, _SERVED = "base_model.model.model.", "base_model.model.model.language_model."
+_PEFT = "base_model.model."
 
 
 def to_served(key: str, base: Base) -> str:
     """A key of the live model as servers know it."""
-    return _SERVED + key.removeprefix(_LIVE) if base.wrapped and not key.startswith(_SERVED) else key
+    return _PEFT + rename(key.removeprefix(_PEFT), "wrapper") if base.wrapped else key
 
 
 def to_live(key: str, base: Base) -> str:
     """The other way."""
-    return _LIVE + key.removeprefix(_SERVED) if base.wrapped and key.startswith(_SERVED) else key
+    return _PEFT + rename(key.removeprefix(_PEFT), "text") if base.wrapped else key
 
 
 def save_adapter(
