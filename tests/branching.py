@@ -45,6 +45,7 @@ def branching(draw, most_rollouts=3, most_steps=9, clean=False):
             call.turn = call.request if numbered and call.kind is None else None
             call.logprobs = [-dice.randint(0, 64) / 8 for _ in call.output] if with_logprobs else None
         found.append(made)
+    strategies.name_anew(found, dice)
     return family, found
 
 

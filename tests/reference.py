@@ -259,7 +259,8 @@ def trim_prompt(prompt, max_len, profile):
     """[start, end] of the whole turns to drop so that at most `max_len` ids stay; None if that cannot be.
 
     What comes before the first turn stays; so does the last turn; so does the first one if it is a system turn, which
-    is to say: if no later turn opens like it. The oldest go first, and no more than needed.
+    is to say: if no later turn opens like it. The oldest go first, and no more than needed; what stays behind the gap
+    does not begin with an answer.
     """
     if len(prompt) <= max_len:
         return [0, 0]
@@ -268,7 +269,13 @@ def trim_prompt(prompt, max_len, profile):
     extra = 0 if len(profile["turn_start"]) > 1 else 1
     roles = [prompt[start : end + extra] for start, end in matches(prompt, profile["turn_start"])]
     droppable = starts if roles and roles[0] in roles[1:] else starts[1:]
+
+    def answers(start):
+        return any(prompt[start : start + len(header)] == header for header in profile["assistant_start"])
+
+    # Behind a system turn stands a question, behind a question that stays an answer.
+    asked = len(droppable) < len(starts) and answers(droppable[0]) if droppable else False
     for end in droppable[1:]:
-        if len(prompt) - (end - droppable[0]) <= max_len:
+        if answers(end) == asked and len(prompt) - (end - droppable[0]) <= max_len:
             return [droppable[0], end]
     return None

@@ -442,36 +442,82 @@ def tell_repeats(calls):
         if call["bad_reasons"] or call["prompt"] is None or call["output"] is None:
             continue
         ids = (tuple(call["prompt"]), tuple(call["output"]))
-        if call["call_id"] is not None:
-            key = ("id", call["call_id"], call["choice"])
+        who, name, choice = call["who"], call["call_id"], call["choice"]
+        own = other = None
+        if name is not None:
+            said = tuple(who.get(key) for key in ("rollout_id", "task_id", "agent", "attempt"))
+            here, anywhere = ("number", said, name, choice), ("id", name, choice)
+            if name.isdigit():
+                own = here
+            else:
+                own, other = (here, anywhere) if call["format"] == "native" else (anywhere, here)
         elif call["scope"]:
-            key = ("folder", call["scope"], call["who"]["rollout_id"], ids)
+            own = ("folder", call["scope"], who["rollout_id"], ids)
         elif call["started"] is not None:
-            key = ("line", call["who"]["rollout_id"], call["turn"], call["started"], ids)
-        else:
-            continue
-        if key in known:
-            call["repeat"] = "duplicate" if known[key] == ids else "contradicting_ids"
-        else:
-            known[key] = ids
+            own = ("line", who["rollout_id"], call["turn"], call["started"], ids)
+        if own in known:
+            call["repeat"] = "duplicate" if known[own] == ids else "contradicting_ids"
+        elif other in known and known[other] == ids:
+            call["repeat"] = "duplicate"
+        elif own is not None:
+            known[own] = ids
 
 
 def rollouts_of(calls):
     """Lists of calls, in the order in which rollouts first appear. Rollouts that share a name get a number."""
-    rollouts, names = {}, {}
-    for call in calls:
-        name, where = call["who"].get("rollout_id"), (call["file"], call["record"])
-        call["name"] = name
-        key = ("whole", where) if call["whole"] else ("name", call["scope"] or "", name)
-        if key not in rollouts:
-            rollouts[key] = []
-            if name is not None:
-                names[name] = names.get(name, 0) + 1
-                call["who"] = {**call["who"], "rollout_id": name if names[name] == 1 else f"{name}#{names[name]}"}
-        elif rollouts[key]:
-            call["who"] = {**call["who"], "rollout_id": rollouts[key][0]["who"]["rollout_id"]}
-        rollouts[key].append(call)
-    return list(rollouts.values())
+    parts = {}
+    for at, call in enumerate(calls):
+        who = call["who"]
+        call["name"] = who.get("rollout_id")
+        said = tuple(who.get(key) for key in ("task_id", "agent", "attempt"))
+        key = ("whole", call["file"], call["record"]) if call["whole"] else (call["scope"] or "", call["name"], said)
+        parts.setdefault(key, {"first": at, "said": said, "calls": []})["calls"].append((at, call))
+    rollouts = []
+    for key, part in parts.items():
+        if key[0] == "whole":
+            rollouts.append(part["calls"])
+            continue
+        others = [other for (*session, _), other in parts.items() if tuple(session) == key[:2]]
+        rollouts.append(part["calls"] if whose(part, others) is part else [])
+        for other in others:
+            if other is not part and whose(other, others) is part:
+                rollouts[-1] = sorted(rollouts[-1] + other["calls"], key=lambda entry: entry[0])
+    names = {}
+    rollouts = sorted((entries for entries in rollouts if entries), key=lambda entries: entries[0][0])
+    for entries in rollouts:
+        name = entries[0][1]["name"]
+        if name is not None:
+            names[name] = names.get(name, 0) + 1
+        joined = {"rollout_id": name if names.get(name, 1) == 1 else f"{name}#{names[name]}"}
+        for key in ("task_id", "pair_id", "agent", "attempt", "source"):
+            said = [call["who"].get(key) for _, call in entries if call["who"].get(key) is not None]
+            joined[key] = said[0] if said else None
+        in_time = sorted((call for _, call in entries), key=when)
+        for key in ("reward", "status"):
+            said = [call["who"].get(key) for call in in_time if call["who"].get(key) is not None]
+            joined[key] = said[-1] if said else None
+        for _, call in entries:
+            call["who"] = {**call["who"], **joined}
+    return [[call for _, call in entries] for entries in rollouts]
+
+
+def when(call):
+    """Calls in time, whatever the order of their lines."""
+    started, turn = call["started"], call["turn"]
+    return (started is not None, started or 0, turn is not None, turn or 0, call["choice"], call["call_id"] or "")
+
+
+def whose(part, others):
+    """The part of a rollout's lines that this one joins: of lines that say all that these say, and most."""
+    if all(len({other["said"][at] for other in others} - {None}) < 2 for at in range(3)):
+        return min(others, key=lambda other: other["first"])
+
+    def less(one, other):
+        pairs = zip(one["said"], other["said"], strict=True)
+        return one["said"] != other["said"] and all(mine is None or mine == theirs for mine, theirs in pairs)
+
+    more = [other for other in others if less(part, other) and not any(less(other, third) for third in others)]
+    return more[0] if len(more) == 1 else part
 
 
 def arrange(rollout):
@@ -481,8 +527,12 @@ def arrange(rollout):
         return call["kind"] in (None, "solver") and call["repeat"] is None and not call["failed"]
 
     named = rollout[0]["who"]["rollout_id"] is not None
-    if named and not rollout[0]["numbered"] and any(solver(call) and call["turn"] is None for call in rollout):
-        rollout.sort(key=lambda call: (call["started"] or 0, call["call_id"] or "", call["choice"]))
+    if named and not rollout[0]["numbered"] and all(not solver(call) or call["turn"] is None for call in rollout):
+        if all(call["started"] is not None for call in rollout):
+            # Of calls of one moment the one with the longer history came later.
+            rollout.sort(
+                key=lambda call: (call["started"], len(call["prompt"] or []), call["call_id"] or "", call["choice"])
+            )
         turn, last = 0, None
         for call in rollout:
             call["turn"] = None
@@ -567,7 +617,7 @@ def judge(call, rollout, options, profiles):
         found = reference.find_think(output, opened, profile)
         spans = found["spans"]
         dropping = options["think"] != "keep" and options["unterminated"] == "drop"
-        if found["unterminated"] and not truncated and dropping:
+        if found["unterminated"] and not (truncated and options["truncated"] == "mask") and dropping:
             return "unterminated_think"
         flags |= THINK_STRIPPED if spans and options["think"] != "keep" else 0
         for name, bit in (

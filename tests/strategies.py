@@ -86,6 +86,14 @@ class Rollout:
     calls: list
     reward: float | None = None
     attempt: int | None = None
+    gaps: float = 0.0
+    """How often a line leaves out its task, agent or attempt."""
+    disputed: bool = False
+    """Lines say unlike rewards."""
+
+    def __post_init__(self):
+        self.ids = self.name
+        """What the ids of its replies begin with."""
 
 
 # What happened
@@ -183,7 +191,17 @@ def rollouts(draw, most_rollouts=4, most_turns=5, clean=False):
         made.reward = dice.choice((None, 0.0, 0.5, 1.0))
         made.attempt = dice.choice((None, 0, 3))
         found.append(made)
+    name_anew(found, dice)
     return family, found
+
+
+def name_anew(rollouts, dice):
+    """Sometimes rollouts share a name, and sometimes lines leave out what tells them apart."""
+    gaps, shared, disputed = dice.choice((0, 0, 0.3)), dice.random() < 0.25, dice.random() < 0.2
+    for number, rollout in enumerate(rollouts):
+        rollout.gaps, rollout.disputed = gaps, disputed
+        if shared:
+            rollout.name = f"run{number // dice.choice((2, 3))}"
 
 
 def summary(dice, family, prompt, request, timed, number):
@@ -248,7 +266,10 @@ class Writer:
 
 def who(rollout, dice):
     found = {dice.choice(("session_id", "rollout_id")): rollout.name, "task_id": rollout.task, "agent": rollout.agent}
-    found |= {"reward": rollout.reward, "attempt": rollout.attempt}
+    disputed = rollout.disputed and rollout.reward is not None and dice.random() < 0.3
+    found |= {"reward": 0.25 if disputed else rollout.reward, "attempt": rollout.attempt}
+    left_out = {key for key in ("task_id", "agent", "attempt") if rollout.gaps and dice.random() < rollout.gaps}
+    found = {key: None if key in left_out else value for key, value in found.items()}
     return {key: value for key, value in found.items() if value is not None or dice.random() < 0.5}
 
 
@@ -347,7 +368,7 @@ def records(rollout, form, dice, named):
     """The records that hold a rollout. `named`: replies have ids."""
     found, iso = [], dice.random() < 0.3
     for calls in requests(rollout):
-        name = f"cmpl-{rollout.name}-{calls[0].request}" if named else None
+        name = f"cmpl-{rollout.ids}-{calls[0].request}" if named else None
         call = calls[0]
         if form == "native":
             for one in calls:
@@ -386,7 +407,7 @@ def trajectory(rollout, number, dice, named):
         if call.kind is not None:
             continue
         extra = {"timestamp": call.started}
-        name = f"cmpl-{rollout.name}-{call.request}" if named else None
+        name = f"cmpl-{rollout.ids}-{call.request}" if named else None
         if call.parse_error:
             extra |= {"interrupt_type": "FormatError", "response": reply([call], name, dice, "litellm")}
             messages.append({"role": "user", "content": "no call", "extra": extra})
@@ -505,6 +526,10 @@ def policies(drawn):
     options = dict(drawn)
     if options.get("max_length") is not None:
         options.setdefault("overlong", "drop")
+    else:
+        options.pop("overlong", None)
+    if options.get("think", "keep") in ("keep", "mask"):
+        options.pop("tail", None)
     return options
 
 
@@ -518,4 +543,4 @@ SURVEYED = st.fixed_dictionaries(
         "val_by": st.sampled_from(("task", "rollout", "rollout", "repo")),
         "seed": st.integers(0, 9),
     },
-)
+).map(lambda drawn: {key: value for key, value in drawn.items() if key != "val_by" or "val" in drawn})

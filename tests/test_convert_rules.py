@@ -125,7 +125,7 @@ def test_the_tail_is_rewritten(tmp_path):
 
 def test_a_profile_that_cannot_switch_thinking_off(tmp_path):
     profile = {**runs.QWEN3, "tail_no_think": None}
-    message, hint = refused(tmp_path, THINKING, error=UsageError, tail="no-think", profile=profile)
+    message, hint = refused(tmp_path, THINKING, error=UsageError, think="strip", tail="no-think", profile=profile)
     assert message == 'profile "qwen3" has no no-thinking tail'
     assert hint == "leave --tail captured: its template cannot switch thinking off"
 
@@ -149,12 +149,11 @@ def test_prompts_are_trimmed_at_turns(tmp_path):
     old, tail = [151644, 77091, 198, 7, 151645, 198], [151644, 77091, 198]
     line = dumps.line(0, prompt_ids=[*system, *user, *old, *user, *tail])
     [row] = made(tmp_path, line, max_length=24, overlong="trim-prompt").rows
-    assert row["input_ids"] == [*system, *old, *user, *tail][: len(row["input_ids"])]
-    assert row["input_ids"] == [*system, *old, *user, *tail]
+    assert row["input_ids"] == [*system, *user, *tail], "an answer without its question does not begin what is left"
     assert row["flags"] & 2 == 0
     assert row["flags"] & 4096
     run = made(tmp_path, line, dumps.line(1, output=[5, 151645]), max_length=13, overlong="trim-prompt")
-    assert (run.counts["skipped"], len(run.rows)) == ({}, 2)
+    assert (run.counts["skipped"], len(run.rows)) == ({"overlong": 1}, 1), "an answer to a system turn alone is none"
     run = made(tmp_path, line, dumps.line(1, output=[1] * 40 + [151645]), max_length=30, overlong="trim-prompt")
     assert run.counts["skipped"] == {"overlong": 1}
 
@@ -295,3 +294,52 @@ def test_options_that_are_wrong(tmp_path, options, message):
 def test_options_that_are_no_object(text):
     with pytest.raises(UsageError, match=r"^options: "):
         _core.convert(text, _core.Progress())
+
+
+def test_what_is_left_behind_a_question_begins_with_an_answer(tmp_path):
+    """The first turn is the only one of its role and an answer follows: it is the task, and stays before answers."""
+    task, tail = [151644, 872, 198, 5, 151645, 198], [151644, 77091, 198]
+    answer, tool = [*tail, 7, 151645, 198], [151644, 14172, 198, 8, 151645, 198]
+    line = dumps.line(0, prompt_ids=[*task, *answer, *tool, *answer, *tool, *tail])
+    for length, left in ((24, [*answer, *tool, *tail]), (23, tail), (12, tail)):
+        [row] = made(tmp_path, line, max_length=length, overlong="trim-prompt").rows
+        assert row["input_ids"] == [*task, *left]
+
+
+@pytest.mark.parametrize("think", ["keep", "mask"])
+def test_a_tail_without_thinking_before_thinking_is_refused(tmp_path, think):
+    message, hint = refused(tmp_path, THINKING, error=UsageError, think=think, tail="no-think")
+    assert message == "--tail no-think says that thinking is off, and --think keep and mask leave it in the output"
+    assert hint == "cut it with --think strip or strip-all, or leave --tail captured"
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"overlong": "drop"}, "--overlong is about rows over a limit", "name it with --max-length"),
+        ({"val_by": "repo"}, "--val-by is about a validation side", "ask for one with --val"),
+        ({"leaks": "drop"}, "--leaks is about what a scan finds", "name what to look for with --leak-scan"),
+    ],
+)
+def test_options_that_say_nothing_without_another_are_refused(tmp_path, options, message, hint):
+    assert refused(tmp_path, dumps.line(), error=UsageError, **options) == (f"{message}, and there is none", hint)
+
+
+@pytest.mark.parametrize("think", ["strip", "strip-all", "mask"])
+def test_thinking_that_a_limit_cut_short_is_not_trained(tmp_path, think):
+    line = dumps.line(0, output=[151667, 5, 6, 7])
+    whole = dumps.line(1, output=dumps.THOUGHT)
+    run = made(tmp_path, line, whole, think=think, truncated="keep")
+    assert (run.counts["skipped"], len(run.rows)) == ({"unterminated_think": 1}, 1)
+    rows = made(tmp_path, line, whole, think=think, truncated="keep", unterminated="keep").rows
+    assert rows[0]["output_ids"] == [151667, 5, 6, 7]
+    rows = made(tmp_path, line, whole, think=think, truncated="mask").rows
+    assert (rows[0]["output_ids"], rows[0]["loss_spans"]) == ([151667, 5, 6, 7], [])
+
+
+@pytest.mark.parametrize("key", ["loss_mask", "loss_spans", "loss_weights", "labels", "weight"])
+def test_a_loss_beside_captured_ids_is_not_passed_over(tmp_path, key):
+    message, _ = refused(tmp_path, dumps.line(0, **{key: [0, 1]}), dumps.line(1))
+    why = f"`{key}` would be passed over: captures hold no loss, policies like --upweight make it"
+    assert message == f"DIR/d.jsonl: record 1: {why} (bad calls: unknown_record 1)"
+    assert len(made(tmp_path, dumps.line(0, **{key: None}), dumps.line(1)).rows) == 2

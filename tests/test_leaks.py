@@ -51,8 +51,12 @@ QUOTES = {
     "system": {"system": f"Be kind.\n\n{SECTION}"},
     "user": {"user": " * ".join(WORDS[2:12])},
     "spaced out": {"output": "\n\n".join(WORDS)},
-    "as JSON": {"output": json.dumps({"note": SECTION.replace(", ", ",\t")})[:-2].replace("\\t", " ")},
+    "as JSON": {"output": json.dumps({"note": SECTION.replace(" ", "\n")})},
+    "as JSON in JSON": {"user": json.dumps({"arguments": json.dumps({"note": SECTION.replace(" ", "\n\t")})})},
+    "escaped": {"output": "".join(f"\\u{ord(letter):04x}" for letter in SECTION)},
+    "with what takes no room": {"output": "\u200b".join(SECTION)},
 }
+QUOTED = ("as JSON", "as JSON in JSON", "escaped", "with what takes no room")
 
 
 @pytest.mark.parametrize("where", QUOTES)
@@ -65,6 +69,8 @@ def test_a_quote_is_found_wherever_it_stands(tmp_path, qwen3, where):
     assert error.hint == "cut it from prompts with --drop-section, or leave such rows out with --leaks drop"
     words = found[2].split(" ")
     assert any(WORDS[at : at + 8] == words for at in range(len(WORDS)))
+    if where in QUOTED:
+        return
     row = calls[1]["prompt_ids"] + calls[1]["output_ids"]
     behind = made.qwen("qwen3").decode(row[int(found[1]) :], skip_special_tokens=False).lower()
     assert re.findall(r"[^\W_]+", behind)[:8] == words

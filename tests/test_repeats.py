@@ -109,7 +109,6 @@ UNKNOWN = {"prompt_ids": [1, 2, 3], "output_ids": [4, 5, 6]}
     [
         ({"think": "strip"}, "--think"),
         ({"think": "mask"}, "--think"),
-        ({"tail": "no-think"}, "--tail"),
         ({"max_length": 9, "overlong": "trim-prompt"}, "--overlong trim-prompt"),
     ],
 )

@@ -28,6 +28,7 @@ DATA = {
         "group_by": "none",
         "columns": [],
     },
+    "given": {"from": None, "profile": None},
     "counts": {
         "calls_seen": 600,
         "calls_used": 571,
@@ -86,7 +87,11 @@ DATA = {
         "truncation_judged": {"by_last_id": 580, "by_finish": 0},
         "prompts_changed": 0,
         "repeated_ids": 0,
+        "unplaced": 0,
+        "without_calls": 0,
+        "disputed": 0,
         "identities": {"qwen3": 571},
+        "served": [],
         "upweight": [{"rule": "0-2:12", "rows": 114, "weight": 1368.0, "weighted_ids": 90000.0}],
     },
     "inputs": [

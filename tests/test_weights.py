@@ -30,6 +30,7 @@ FAILED = (
     "one must be left",
     "weighs more than 0",
     "no row is",
+    "do not say which of the rollouts",
 )
 
 
@@ -98,7 +99,7 @@ def test_everyone_weighs_the_same_in_however_many_rows(dump, normalize, upweight
 @given(strategies.dumps(), strategies.POLICIES, strategies.SURVEYED, st.sampled_from(("turn", "merged", "auto")))
 def test_copies_state_what_floats_state(dump, drawn, more, shape):
     drawn = {name: value for name, value in drawn.items() if name not in ("upweight_as", "max_length", "overlong")}
-    options = {**drawn, **more, "rows": shape, "truncated": "drop", "weight_scale": "min-1"}
+    options = {**strategies.policies(drawn), **more, "rows": shape, "truncated": "drop", "weight_scale": "min-1"}
     with written(dump) as names:
         floats, copies = (surveyed(names, **options, upweight_as=how) for how in ("weight", "copies"))
     if floats is None or copies is None:
@@ -172,10 +173,12 @@ def test_the_order_of_lines_changes_no_weight_and_no_side(dump, more, dice):
         return
 
     def told(rows):
-        return sorted((row["rollout_id"], row["call_id"], row["capture_hash"], row["weight"]) for row in rows)
+        # Rollouts that share a name are numbered as they come.
+        names = [row["rollout_id"].partition("#")[0] for row in rows]
+        facts = [(row["call_id"], row["capture_hash"], row["weight"]) for row in rows]
+        return sorted(zip(names, facts, strict=True))
 
-    if not any("#" in row["rollout_id"] for row in run.rows + run.val):
-        assert (told(run.rows), told(run.val)) == (told(mixed.rows), told(mixed.val))
+    assert (told(run.rows), told(run.val)) == (told(mixed.rows), told(mixed.val))
 
 
 @pytest.mark.parametrize("shape", ["turn", "merged"])
@@ -332,9 +335,9 @@ def tokenizer(tmp_path_factory):
 
 
 SAID = [
-    "<think>\nbash? A plan: wait\n</think>\n\nHello<|im_end|>",
+    '<think>\nA plan: <invoke name="bash">\n</think>\n\nHello<|im_end|>',
     'Plan: look.\n<tool_call>\n{"name": "bash", "arguments": {"command": "ls a,b"}}\n</tool_call><|im_end|>',
-    'I call <tool_call>\n{"name": "write", "arguments": {"name": "bash"}}\n</tool_call><|im_end|>',
+    'I call <tool_call>\n{"arguments": {"name": "bash"}, "name": "write"}\n</tool_call><|im_end|>',
     "naïve 漢字<|im_end|>",
 ]
 

@@ -30,7 +30,7 @@ _MOST_SPREAD = 1000.0
 
 def find_warnings(data: Mapping[str, Any]) -> list[str]:
     """Each `name: sentence`, in a fixed order."""
-    rules = (_balance, _spread, _sides, _think, _section, _judgement, _amounts)
+    rules = (_balance, _spread, _sides, _think, _section, _served, _judgement, _amounts)
     return [warning for rule in rules for warning in rule(data)]
 
 
@@ -132,6 +132,23 @@ def _judgement(data: Mapping[str, Any]) -> Iterable[str]:
             f"judged_by_finish: whether {judged:,} outputs are truncated was told by the finish word alone, which "
             "servers overwrite. Name the tokenizer with --profile to tell it by the last id"
         )
+    if n := counts["unplaced"]:
+        said = (
+            "call does not say which of several rollouts of its name it is of, and stands as a rollout of its own"
+            if n == 1
+            else "calls do not say which of several rollouts of their name they are of, and stand as ones of their own"
+        )
+        yield f"unplaced: {n:,} {said}; write task, agent and attempt on every line"
+    if n := counts["without_calls"]:
+        yield (
+            f"without_calls: {n:,} {'rollout is' if n == 1 else 'rollouts are'} told of (opened, closed or marked) and "
+            f"{'has' if n == 1 else 'have'} no call in the dump"
+        )
+    if n := counts["disputed"]:
+        yield (
+            f"disputed: the calls of {n:,} {'rollout' if n == 1 else 'rollouts'} say unlike rewards or statuses; a "
+            "rollout has one of each, and the latest call's word counts"
+        )
     if counts["repeated_ids"]:
         yield (
             f"repeated_ids: {counts['repeated_ids']:,} calls have the very ids of another call under another name; "
@@ -154,6 +171,25 @@ def _section(data: Mapping[str, Any]) -> Iterable[str]:
         )
     if not data["policies"]["leak_scan"]:
         yield "not_scanned: answers may quote the section that left the prompts; --leak-scan FILE finds it"
+
+
+def _served(data: Mapping[str, Any]) -> Iterable[str]:
+    """A given profile of another tokenizer is refused by the core; a found one was told by the ids' shape alone."""
+    given = data["given"]["profile"] is not None
+    for profile in data["profiles"]:
+        for said in data["counts"]["served"]:
+            if said["tokenizer_hash"] not in (None, profile["tokenizer_hash"]):
+                yield (
+                    f"other_tokenizer: {said['place']} says that tokenizer {said['tokenizer_hash']} was served; its "
+                    f"ids look like those of {profile['name']} ({profile['tokenizer_hash']}). Make its profile with "
+                    "`tito profile DIR` and name it with --profile"
+                )
+            # The templates of a family's releases differ in words; only whoever named a profile vouched for one.
+            elif given and said["template_hash"] not in (None, profile["template_hash"]):
+                yield (
+                    f"other_template: {said['place']} says that template {said['template_hash']} was served; profile "
+                    f"{profile['name']} is of {profile['template_hash']}"
+                )
 
 
 def _amounts(data: Mapping[str, Any]) -> Iterable[str]:

@@ -3,10 +3,11 @@
 //! Every variant says what was wrong, where (file, record, turn, position) and what to do about it. A binding maps
 //! `kind()` to its own exception or exit code; nothing else in the crate decides how an error is shown.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Where in the input something stands. Records count from 1 (the line of a JSONL file, the item of an array).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The file as the user named it; `-` is standard input.
     pub file: Option<String>,

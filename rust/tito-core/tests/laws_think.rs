@@ -219,15 +219,16 @@ proptest! {
                 prop_assert!(prompt.len() - dropped.len() <= max_len);
                 prop_assert!(starts.contains(&dropped.start) && starts.contains(&dropped.end));
                 prop_assert!(starts[..2].contains(&dropped.start));
+                // What stays behind begins with an answer only where one followed the turn that stays before.
+                let answers = |at: usize| profile.assistant_start.iter().any(|header| prompt[at..].starts_with(header));
+                let asked = dropped.start != starts[0] && answers(dropped.start);
+                prop_assert_eq!(answers(dropped.end), asked);
                 // One turn less would not do.
-                let one_less = starts.iter().rev().find(|start| **start < dropped.end).unwrap();
+                let one_less = starts.iter().rev().find(|start| **start < dropped.end && answers(**start) == asked);
+                let one_less = one_less.map_or(dropped.start, |start| dropped.start.max(*start));
                 prop_assert!(prompt.len() - (one_less - dropped.start) > max_len);
             }
-            None => {
-                let last = starts.last().unwrap_or(&0);
-                let second = starts.get(1).unwrap_or(last);
-                prop_assert!(prompt.len() - (last - second) > max_len);
-            }
+            None => prop_assert!(prompt.len() > max_len),
         }
         prop_assert!(dropped.is_none() || rule.trim_prompt(&prompt, max_len + 1).is_some());
     }

@@ -2,6 +2,7 @@
 
 use super::Record;
 use super::outcome::Outcome;
+use super::served::Served;
 use crate::ids::Id;
 use crate::ids::select::Notes;
 use crate::json::{Cursor, Fault, IdFault, IdList, IdReader, Scalar};
@@ -450,6 +451,8 @@ pub struct Parsed<'a> {
     pub pieces: Vec<Piece>,
     /// Records without calls.
     pub lost: Vec<Lost>,
+    /// What is said of the engine.
+    pub served: Vec<Served>,
 }
 
 impl Parsed<'_> {

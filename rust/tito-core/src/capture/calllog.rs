@@ -7,6 +7,7 @@
 use super::call::{Bad, Call, Parsed, Piece, Skip, Who, notes, seconds, status, stop_ids, text, turn};
 use super::outcome::ReplyFate;
 use super::response::Response;
+use super::served::Served;
 use super::{Origin, Record};
 use crate::json::{Cursor, Fault};
 
@@ -21,11 +22,14 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
     let mut known = false;
     let mut version = None;
     let (mut sort, mut mark) = (None, None);
+    let (mut tokenizer_hash, mut template_hash) = (None, None);
     c.object::<Fault>(|c, key| {
         match key {
             b"tito_log" => version = Some(c.scalar()?.int().unwrap_or(0)),
             b"type" => sort = text(c)?,
             b"mark" => mark = text(c)?,
+            b"tokenizer_hash" => tokenizer_hash = text(c)?,
+            b"template_hash" => template_hash = text(c)?,
             b"text_only" => call.set_aside = c.scalar()?.is_true().then_some(Skip::TextOnly).or(call.set_aside),
             b"consumed" => {
                 let mut ids = Vec::new();
@@ -92,7 +96,12 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
         }
         match sort.as_deref() {
             Some("call") => {}
-            Some("identity") => return Ok(()),
+            Some("identity") => {
+                if tokenizer_hash.is_some() || template_hash.is_some() {
+                    parsed.served.push(Served { place: record.place(), tokenizer_hash, template_hash });
+                }
+                return Ok(());
+            }
             Some("begin" | "end" | "mark") => {
                 let told = &mut who.outcome;
                 (told.begun, told.ended) = (sort.as_deref() == Some("begin"), sort.as_deref() == Some("end"));

@@ -12,15 +12,18 @@ mod look;
 mod native;
 mod outcome;
 mod response;
+mod served;
 mod sniff;
 mod sources;
 
 pub use call::{Bad, Call, Finish, Lost, Parsed, Piece, Skip, Who, status};
 pub use calllog::read_reply;
 pub use outcome::{Outcome, ReplyFate};
+pub use served::Served;
 pub use sniff::{FORMATS, Format};
 pub use sources::{InputFile, Sources, Unit};
 
+use crate::error::Place;
 use crate::json::{Cursor, Fault};
 use crate::rows::Text;
 use look::Shape;
@@ -56,6 +59,11 @@ impl Record<'_> {
     /// A call of this record, of which nothing else is known yet.
     fn call(&self) -> Call {
         Call { record: self.number, reply: self.item, ..Call::default() }
+    }
+
+    /// Where it stands.
+    fn place(&self) -> Place {
+        Place::record(&self.origin.file, self.number)
     }
 }
 

@@ -1,18 +1,22 @@
 //! The project's own JSON lines: `{prompt_ids, output_ids, ...}`, one call a line, flat or with a nested `metadata`.
 //!
 //! `input_ids` is taken for `prompt_ids`, so that rows written as JSONL and other people's `{input_ids, output_ids}`
-//! are read too.
+//! are read too. Lines that bring a loss of their own are refused: what is trained is for policies to say.
 
 use super::Record;
 use super::call::{Bad, Call, Finish, Parsed, Piece, Who, notes, seconds, stop_ids, text, turn};
 use super::response::floats;
 use crate::json::{Cursor, Fault};
 
+/// Keys of rows, not of captures.
+const LOSS: [&str; 5] = ["loss_mask", "loss_spans", "loss_weights", "labels", "weight"];
+
 /// Reads one line.
 pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Record<'_>) -> Result<(), Fault> {
     let mut who = Who::default();
     let mut call = record.call();
     let mut known = (false, false);
+    let mut loss: Option<&str> = None;
     c.object::<Fault>(|c, key| {
         match key {
             b"prompt_ids" | b"input_ids" => {
@@ -35,12 +39,20 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
             b"metadata" => {
                 c.object::<Fault>(|c, key| small_key(c, key, &mut call, &mut who))?;
             }
-            _ => small_key(c, key, &mut call, &mut who)?,
+            _ => match LOSS.iter().find(|name| name.as_bytes() == key) {
+                Some(name) => loss = if c.raw()? == b"null" { loss } else { Some(name) },
+                None => small_key(c, key, &mut call, &mut who)?,
+            },
         }
         Ok(())
     })?;
     if known == (false, false) {
         parsed.lose(record, Bad::unknown("no `prompt_ids` and no `output_ids`"));
+        return Ok(());
+    }
+    if let Some(name) = loss {
+        let message = format!("`{name}` would be passed over: captures hold no loss, policies like --upweight make it");
+        parsed.lose(record, Bad::unknown(&message));
         return Ok(());
     }
     parsed.check_logprobs(&mut call);

@@ -49,6 +49,7 @@ impl Plan {
         let rules = options.upweight.iter().map(|rule| Rule::parse(rule)).collect::<Result<Vec<_>>>()?;
         check_product(&rules)?;
         options.check_val()?;
+        options.check_words()?;
         if let (None, Some(rule)) = (&options.tokenizer, rules.iter().find(|rule| rule.selector.needs_text())) {
             return Err(Error::usage(
                 format!("--upweight {:?} reads the text of outputs, which needs a tokenizer", rule.text),
@@ -302,7 +303,9 @@ impl Plan {
             return (1.0, Vec::new());
         }
         let who = scope.who;
-        let text = self.text_of(verdict, output);
+        let thinking = if self.options.think == Think::Keep { &[][..] } else { &verdict.spans };
+        let text = self.text_of(output, thinking);
+        let said = if thinking == verdict.spans { None } else { self.text_of(output, &verdict.spans) };
         let attempt = who.attempt.map(|n| n.to_string());
         let facts = Facts {
             turn: sighted.turn,
@@ -320,6 +323,7 @@ impl Plan {
             reward: who.reward,
             notes: &sighted.call.notes,
             text: text.as_deref(),
+            said: said.as_deref().or(text.as_deref()),
         };
         let mut matched = Vec::new();
         let weight = f64::from(weigh(&self.rules, &facts, &mut matched)) * self.weighing.factor(scope.number);
@@ -328,15 +332,14 @@ impl Plan {
         (weight as f32, matched)
     }
 
-    /// The text that is trained, if a rule asks for it: thinking belongs to it only where it is kept.
-    fn text_of(&self, verdict: &Verdict, output: &[Id]) -> Option<Vec<u8>> {
+    /// The text of an output without what is left out of it, if a rule asks for it.
+    fn text_of(&self, output: &[Id], left_out: &[Range<usize>]) -> Option<Vec<u8>> {
         let tokenizer = self.tokenizer.as_ref()?;
         if !self.rules.iter().any(|rule| rule.selector.needs_text()) {
             return None;
         }
-        let thinking = if self.options.think == Think::Keep { &[][..] } else { &verdict.spans };
         let mut text = Vec::new();
-        for span in keep_spans(output.len(), thinking) {
+        for span in keep_spans(output.len(), left_out) {
             tokenizer.decode_into(&mut text, &output[span]);
         }
         Some(text)

@@ -136,15 +136,16 @@ impl Plan {
             return Err(Refusal::new(Skip::Truncated, "the output does not end in a stop id"));
         }
         let opened = look_for_thinking(known, prompt, output, found, counts);
+        let muted = (truncated && options.truncated == Truncated::Mask).then_some(Muted::Truncated);
+        // What has no loss teaches no thinking.
         if found.unterminated
-            && !truncated
+            && muted.is_none()
             && options.think != Think::Keep
             && options.unterminated == Unterminated::Drop
         {
             return Err(Refusal::new(Skip::UnterminatedThink, "the output opens thinking and never closes it"));
         }
         let cuts = matches!(options.think, Think::Strip | Think::StripAll);
-        let muted = (truncated && options.truncated == Truncated::Mask).then_some(Muted::Truncated);
         if found.cut_ids() == output.len() && options.think != Think::Keep {
             if cuts {
                 return Err(Refusal::new(Skip::EmptyAfterStrip, "nothing is left of the output without its thinking"));

@@ -1,10 +1,10 @@
 //! Whether a run that came to its end is one: what fails it as a whole.
 
-use super::options::{OnBad, Overlong, Think};
+use super::options::{GroupBy, OnBad, Overlong, Think};
 use super::report::Counts;
 use super::survey::{Side, weightless};
 use super::{Plan, leaks, section};
-use crate::capture::{Skip, Sources};
+use crate::capture::{Served, Skip, Sources};
 use crate::error::{Error, Place, Result};
 
 /// Fails a run whose data is bad, whose rule fired nowhere or whose rows are not what was asked for.
@@ -18,6 +18,7 @@ pub(super) fn judge(plan: &Plan, counts: &Counts, sources: &Sources) -> Result<(
             "name files or folders that hold captures; `tito convert --help` lists the formats",
         ));
     }
+    judge_served(plan, counts)?;
     judge_counts(plan, counts)?;
     if counts.rows == 0 && options.expect_rows.is_none() {
         let first = counts.examples.values().flatten().next();
@@ -26,6 +27,40 @@ pub(super) fn judge(plan: &Plan, counts: &Counts, sources: &Sources) -> Result<(
         return Err(Error::check(
             format!("no row is left of {} calls (skipped: {}){first}", counts.calls_seen, names.join(", ")),
             "choose other policies, or --expect-rows 0 if that is right",
+        ));
+    }
+    Ok(())
+}
+
+/// Fails when a log says that its engine served another tokenizer than the profile's, or than another log's.
+fn judge_served(plan: &Plan, counts: &Counts) -> Result<()> {
+    let options = &plan.options;
+    for served in &counts.served {
+        if let (Some(profile), Some(hash)) = (&options.profile, served.tokenizer_hash.as_deref())
+            && profile.tokenizer_hash != hash
+        {
+            return Err(Error::data(
+                served.place.clone(),
+                format!(
+                    "the log says that tokenizer {hash} was served, and profile {} is of {}",
+                    profile.name, profile.tokenizer_hash
+                ),
+                "make the profile from the folder that the engine served: `tito profile DIR`",
+            ));
+        }
+    }
+    let said = |what: fn(&Served) -> Option<&str>| {
+        let mut said = counts.served.iter().filter_map(move |served| Some((what(served)?, &served.place)));
+        let first = said.next()?;
+        Some((first, said.find(|(hash, _)| *hash != first.0)?))
+    };
+    let tokenizers = said(|served| served.tokenizer_hash.as_deref()).map(|found| ("tokenizers", found));
+    let found = tokenizers.or_else(|| said(|s| s.template_hash.as_deref()).map(|found| ("templates", found)));
+    if let (Some((what, ((first, at), (other, place)))), GroupBy::None) = (found, options.group_by) {
+        return Err(Error::data(
+            place.clone(),
+            format!("two {what} in one dump: {other} was served here, {first} at {at}"),
+            "convert the logs apart, or give each tokenizer its own file with --group-by identity",
         ));
     }
     Ok(())

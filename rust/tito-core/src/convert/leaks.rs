@@ -17,13 +17,16 @@ use crate::error::{Error, Result};
 use crate::ids::Id;
 use crate::ids::think::cut_into;
 use crate::tokens::Tokenizer;
-use crate::tokens::ngrams::Ngrams;
+use crate::tokens::escapes::unescaped;
+use crate::tokens::ngrams::{Hit, Ngrams};
 use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock};
 use twox_hash::xxhash3_128;
 
 /// Clean turns remembered at a time: some megabytes.
 const REMEMBERED: usize = 1 << 17;
+/// How often a quote may be quoted.
+const QUOTED: usize = 3;
 
 /// What a run looks for, and the turns found clean so far.
 #[derive(Debug)]
@@ -88,7 +91,7 @@ impl LeakScan {
         }
         text.clear();
         tokenizer.decode_into(text, turn);
-        let Some(hit) = self.grams.find(text) else {
+        let Some(hit) = self.find_in_text(text) else {
             let mut clean = self.clean.write().unwrap_or_else(PoisonError::into_inner);
             if clean.len() >= REMEMBERED {
                 clean.clear();
@@ -102,6 +105,23 @@ impl LeakScan {
             end > hit.at
         };
         Some((turn.iter().position(holds).unwrap_or(0), hit.words))
+    }
+
+    /// The first run in a text, or in what it stands for where it is quoted in JSON (in JSON, and so on).
+    fn find_in_text(&self, text: &[u8]) -> Option<Hit> {
+        if let Some(hit) = self.grams.find(text) {
+            return Some(hit);
+        }
+        let (mut text, mut from) = unescaped(text)?;
+        for _ in 0..QUOTED {
+            if let Some(hit) = self.grams.find(&text) {
+                return Some(Hit { at: from.get(hit.at).map_or(0, |at| *at as usize), ..hit });
+            }
+            let (inner, places) = unescaped(&text)?;
+            from = places.iter().map(|place| from.get(*place as usize).copied().unwrap_or_default()).collect();
+            text = inner;
+        }
+        None
     }
 }
 

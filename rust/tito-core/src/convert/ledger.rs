@@ -3,8 +3,9 @@
 
 use super::identity::Identities;
 use super::options::GroupBy;
+use super::rollouts::Rollouts;
 use super::sight::Sighted;
-use crate::capture::{Piece, Skip, Who};
+use crate::capture::{Piece, Skip};
 use crate::error::{Error, Place, Result};
 use crate::rows::Text;
 use std::collections::{HashMap, HashSet};
@@ -13,6 +14,8 @@ use twox_hash::xxhash3_64;
 
 /// Ids of calls are remembered for the warning about repeats up to this many.
 const REMEMBERED: usize = 1 << 20;
+/// The format whose ids of calls are what people give.
+const NATIVE: &str = "native";
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -21,19 +24,13 @@ pub struct Ledger {
     contents: HashSet<u64>,
     /// Calls whose ids came before under another call id.
     pub repeated_ids: u64,
-    rollouts: HashMap<u64, u32>,
-    names: HashMap<u64, u32>,
-    renamed: HashMap<u32, Text>,
-    /// Names that rollouts had before they were renamed.
-    originals: HashMap<u32, Text>,
-    /// Rollouts of which there are only notes so far.
-    unnamed: HashSet<u32>,
-    notes: HashMap<u32, Who>,
-    next_rollout: u32,
+    /// Which rollouts there are.
+    pub(super) rollouts: Rollouts,
     first: Option<(Option<usize>, Place)>,
 }
 
-fn key(parts: &[&[u8]]) -> u64 {
+/// One hash of several texts.
+pub(super) fn key(parts: &[&[u8]]) -> u64 {
     let mut hasher = xxhash3_64::Hasher::new();
     for part in parts {
         hasher.write(&(part.len() as u64).to_le_bytes());
@@ -51,32 +48,37 @@ impl Ledger {
         }
         let content = u64::from_be_bytes(sighted.digest.hash[..8].try_into().unwrap_or_default());
         let rollout = who.rollout_id.as_deref().unwrap_or_default().as_bytes();
-        let known = match (&call.call_id, call.started) {
+        let in_rollout = |id: &str| {
+            let part = |text: &Option<Text>| text.clone().unwrap_or_default();
+            let (task, agent) = (part(&who.task_id), part(&who.agent));
+            let (attempt, choice) = (who.attempt.unwrap_or(-1).to_le_bytes(), call.choice.to_le_bytes());
+            let parts = [rollout, task.as_bytes(), agent.as_bytes(), &attempt, id.as_bytes(), &choice];
+            key(&[&[&b"number"[..]], &parts[..]].concat())
+        };
+        // A response has one id, whatever saved it; choices of a response share it.
+        let anywhere = |id: &str| key(&[b"id", id.as_bytes(), &call.choice.to_le_bytes()]);
+        let (own, other) = match (&call.call_id, call.started) {
             // What people number themselves is unique in a rollout only.
-            (Some(id), _) if id.bytes().all(|b| b.is_ascii_digit()) => {
-                Some(key(&[b"number", rollout, id.as_bytes(), &call.choice.to_le_bytes()]))
-            }
-            // A response has one id, whatever saved it; choices of a response share it.
-            (Some(id), _) => Some(key(&[b"id", id.as_bytes(), &call.choice.to_le_bytes()])),
+            (Some(id), _) if id.bytes().all(|b| b.is_ascii_digit()) => (Some(in_rollout(id)), None),
+            // So may be what they name themselves, unless it is a reply's id, and the reply is here too.
+            (Some(id), _) if piece.format == NATIVE => (Some(in_rollout(id)), Some(anywhere(id))),
+            (Some(id), _) => (Some(anywhere(id)), Some(in_rollout(id))),
             // Trajectories of a folder overlap when one holds the segments before a compaction.
             (None, _) if !piece.scope.is_empty() => {
-                Some(key(&[b"folder", piece.scope.as_bytes(), rollout, &sighted.digest.hash]))
+                (Some(key(&[b"folder", piece.scope.as_bytes(), rollout, &sighted.digest.hash])), None)
             }
             // A line that was saved twice has the same time.
             (None, Some(started)) => {
                 let turn = call.turn.unwrap_or(-1).to_le_bytes();
-                Some(key(&[b"line", rollout, &turn, &started.to_le_bytes(), &sighted.digest.hash]))
+                (Some(key(&[b"line", rollout, &turn, &started.to_le_bytes(), &sighted.digest.hash])), None)
             }
-            (None, None) => None,
+            (None, None) => (None, None),
         };
-        if let Some(known) = known {
-            match self.calls.get(&known) {
-                Some(before) if *before == content => sighted.skip = Some(Skip::Duplicate),
-                Some(_) => sighted.skip = Some(Skip::Contradiction),
-                None => {
-                    self.calls.insert(known, content);
-                }
-            }
+        let known = |key: Option<u64>| key.and_then(|key| self.calls.get(&key)).map(|before| *before == content);
+        match (known(own), known(other)) {
+            (Some(true), _) | (None, Some(true)) => sighted.skip = Some(Skip::Duplicate),
+            (Some(false), _) => sighted.skip = Some(Skip::Contradiction),
+            (None, _) => self.calls.extend(own.map(|own| (own, content))),
         }
         if sighted.skip.is_none() {
             let full = self.contents.len() >= REMEMBERED;
@@ -113,66 +115,5 @@ impl Ledger {
             Some(_) => {}
         }
         Ok(())
-    }
-
-    /// The number of the piece's rollout, and its name when another rollout has the one it goes by.
-    pub fn rollout(&mut self, piece: &Piece) -> (u32, Option<Text>) {
-        let name = piece.who.rollout_id.as_deref();
-        // Two agents that share a session are two rollouts, and so are two attempts.
-        let part = |text: &Option<Text>| text.clone().unwrap_or_default();
-        let (agent, task) = (part(&piece.who.agent), part(&piece.who.task_id));
-        let attempt = piece.who.attempt.unwrap_or(-1).to_le_bytes();
-        let parts = [piece.scope.as_bytes(), agent.as_bytes(), task.as_bytes(), &attempt];
-        let scoped = name.map(|name| key(&[&parts[..], &[name.as_bytes()]].concat()));
-        if !piece.complete
-            && let Some(number) = scoped.and_then(|scoped| self.rollouts.get(&scoped).copied())
-        {
-            if piece.calls.is_empty() || !self.unnamed.remove(&number) {
-                return (number, self.renamed.get(&number).cloned());
-            }
-            return (number, self.name(number, name, piece.complete));
-        }
-        let number = self.next_rollout;
-        self.next_rollout += 1;
-        if let (false, Some(scoped)) = (piece.complete, scoped) {
-            self.rollouts.insert(scoped, number);
-        }
-        if piece.calls.is_empty() {
-            // Lines that only tell of a rollout take no name away from one that has calls.
-            self.unnamed.insert(number);
-            return (number, None);
-        }
-        (number, self.name(number, name, piece.complete))
-    }
-
-    /// A rollout's name when another rollout has the one it goes by.
-    fn name(&mut self, number: u32, name: Option<&str>, complete: bool) -> Option<Text> {
-        let name = name?;
-        let times = self.names.entry(key(&[name.as_bytes()])).or_insert(0);
-        *times += 1;
-        let renamed = (*times > 1).then(|| Text::from(format!("{name}#{times}")));
-        if let (false, Some(renamed)) = (complete, &renamed) {
-            self.renamed.insert(number, renamed.clone());
-        }
-        if renamed.is_some() {
-            self.originals.insert(number, name.into());
-        }
-        renamed
-    }
-
-    /// Keeps what a line without calls tells of its rollout.
-    pub fn note(&mut self, number: u32, who: &Who) {
-        self.notes.entry(number).or_default().join(who, true);
-    }
-
-    /// What such lines told, by rollout.
-    pub fn take_notes(&mut self) -> HashMap<u32, Who> {
-        std::mem::take(&mut self.notes)
-    }
-
-    /// The name that a renamed rollout has in the capture.
-    #[must_use]
-    pub fn original(&self, rollout: u32) -> Option<Text> {
-        self.originals.get(&rollout).cloned()
     }
 }

@@ -22,6 +22,7 @@ mod prove;
 mod replay;
 mod report;
 mod rollout;
+mod rollouts;
 mod section;
 mod sight;
 mod spill;
@@ -54,6 +55,7 @@ use ledger::Ledger;
 use order::{BreakOffOnPanic, InOrder, Turnstile};
 use output::Output;
 use replay::Replay;
+use rollouts::Settled;
 use serde_json::{Value, json};
 use spill::Spill;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -236,7 +238,11 @@ fn run<'t>(
     on_threads(workers, &gates, || read_and_convert(&shared, &sources, &gates))?;
     let spill = lock(&shared.spill).take();
     if let Some(spill) = spill {
-        let replay = Replay::new(spill.seal()?, lock(&shared.ledger).take_notes());
+        let settled = lock(&shared.ledger).rollouts.settle();
+        refuse_unplaced(plan, &settled)?;
+        lock(&shared.counts).unplaced += settled.unplaced;
+        lock(&shared.counts).without_calls += settled.without_calls;
+        let replay = Replay::new(spill.seal(&settled.joined)?, settled);
         let gates = Gates::default();
         on_threads(workers, &gates, || convert_spilled(&shared, &replay, &gates))?;
     }
@@ -244,6 +250,17 @@ fn run<'t>(
     let mut counts = open(counts);
     counts.repeated_ids = open(ledger).repeated_ids;
     Ok(Ran { counts, sources: open(sources), taker: open(taker) })
+}
+
+/// Refuses to divide calls of which nobody knows the rollout: it may stand on the other side.
+fn refuse_unplaced(plan: &Plan, settled: &Settled) -> Result<()> {
+    match &settled.unplaced_in {
+        Some(name) if plan.options.val.is_some() => Err(Error::check(
+            format!("--val: {} calls do not say which of the rollouts named {name:?} they are of", settled.unplaced),
+            "write task, agent and attempt on every line of a rollout, or leave --val out",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses input that is gone once it is read.
@@ -347,6 +364,7 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
         shared.progress.calls.fetch_add(parsed.calls.len() as u64, Ordering::Relaxed);
         let mut counts = Counts::default();
         count_lost(&parsed.lost, &mut counts);
+        counts.serve(std::mem::take(&mut parsed.served));
         let mut planned = Vec::new();
         let mut sighted = sight(&parsed, &shared.plan.identities);
         if let Some(watch) = shared.watch {
@@ -433,18 +451,13 @@ impl Shared<'_> {
             *spill = Some(Spill::new(&Output::folder(options)));
         }
         let Some(spill) = spill.as_mut() else {
-            return Ok(Some(parsed.pieces.iter().map(|piece| ledger.rollout(piece)).collect()));
+            return Ok(Some(parsed.pieces.iter().map(|piece| ledger.rollouts.whole(piece)).collect()));
         };
         let mut at = 0;
         for piece in &parsed.pieces {
-            let (number, renamed) = ledger.rollout(piece);
-            let mut piece = piece.clone();
-            piece.who.rollout_id = renamed.or(piece.who.rollout_id);
-            if piece.calls.is_empty() {
-                ledger.note(number, &piece.who);
-            }
+            let number = ledger.rollouts.part(piece);
             for call in &sighted[at..at + piece.calls.len()] {
-                spill.push(number, parsed, &piece, call)?;
+                spill.push(number, parsed, piece, call)?;
             }
             at += piece.calls.len();
         }
@@ -493,7 +506,7 @@ impl Shared<'_> {
             match &mut *lock(&self.taker) {
                 Taker::Survey(survey) => {
                     let ledger = lock(&self.ledger);
-                    survey.add(&self.plan.options, noted, |rollout| ledger.original(rollout));
+                    survey.add(&self.plan.options, noted, |rollout| ledger.rollouts.original(rollout));
                 }
                 Taker::Watch(_) => {}
                 Taker::Output(output) => {

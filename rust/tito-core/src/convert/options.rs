@@ -334,13 +334,37 @@ impl Options {
         serde_json::from_str(text).map_err(|e| Error::usage(format!("options: {e}"), HINT))
     }
 
+    /// Refuses options that say nothing without another, or contradict it.
+    ///
+    /// # Errors
+    /// `Usage`.
+    pub fn check_words(&self) -> Result<()> {
+        let lonely = if self.overlong != Overlong::Error && self.max_length.is_none() {
+            Some(("--overlong", "is about rows over a limit", "name it with --max-length"))
+        } else if self.val_by != ValBy::Task && self.val.is_none() {
+            Some(("--val-by", "is about a validation side", "ask for one with --val"))
+        } else if self.leaks != Leaks::Error && self.leak_scan.is_none() {
+            Some(("--leaks", "is about what a scan finds", "name what to look for with --leak-scan"))
+        } else {
+            None
+        };
+        if let Some((option, about, hint)) = lonely {
+            return Err(Error::usage(format!("{option} {about}, and there is none"), hint));
+        }
+        if self.tail == Tail::NoThink && matches!(self.think, Think::Keep | Think::Mask) {
+            return Err(Error::usage(
+                "--tail no-think says that thinking is off, and --think keep and mask leave it in the output",
+                "cut it with --think strip or strip-all, or leave --tail captured",
+            ));
+        }
+        Ok(())
+    }
+
     /// Whether some policy must know the tokenizer.
     #[must_use]
     pub fn needs_profile(&self) -> Option<&'static str> {
         if self.think != Think::Keep {
             Some("--think")
-        } else if self.tail != Tail::Captured {
-            Some("--tail")
         } else if self.drop_section.is_some() {
             Some("--drop-section")
         } else if self.prove_think {

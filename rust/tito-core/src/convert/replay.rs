@@ -8,13 +8,13 @@ use super::batch::Arena;
 use super::build::{Plan, Planned, Scope};
 use super::report::Counts;
 use super::rollout::Rollout;
+use super::rollouts::Settled;
 use super::sight::{Sighted, arrange};
 use super::spill::{Entry, Shelf, Stored};
 use super::weave::{Item, Source, Woven};
 use crate::capture::Who;
 use crate::error::Result;
 use crate::ids::{Id, merge};
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,8 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug)]
 pub(super) struct Replay {
     shelf: Shelf,
-    /// What lines without calls tell, by rollout.
-    notes: HashMap<u32, Who>,
+    settled: Settled,
     next: Mutex<Next>,
 }
 
@@ -56,6 +55,8 @@ pub(super) struct Large {
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) who: Who,
+    /// Its calls say unlike things of how it ended.
+    disputed: bool,
     /// Which rollout of the input it is.
     number: u32,
     pub(super) stored: Vec<Stored>,
@@ -68,17 +69,25 @@ impl Told {
     /// `noted`: what lines without calls tell; it is the last word on the rollout's outcome.
     fn new(number: u32, mut stored: Vec<Stored>, noted: Option<&Who>) -> Self {
         let mut who = Who::default();
-        let mut latest = f64::NEG_INFINITY;
-        for call in &stored {
-            let started = call.call.started.unwrap_or(f64::NEG_INFINITY);
-            who.join(&call.who, started >= latest);
-            latest = latest.max(started);
+        // The latest call has the last word, whatever the order of the lines.
+        let mut in_time: Vec<&Stored> = stored.iter().collect();
+        in_time.sort_by(|a, b| {
+            let started = |stored: &Stored| stored.call.started.unwrap_or(f64::NEG_INFINITY);
+            let place = |stored: &Stored| (stored.call.turn, stored.call.choice);
+            let name = |stored: &Stored| stored.call.call_id.clone();
+            started(a).total_cmp(&started(b)).then(place(a).cmp(&place(b))).then_with(|| name(a).cmp(&name(b)))
+        });
+        let mut disputed = false;
+        for call in in_time {
+            disputed |= who.reward.is_some_and(|reward| call.who.reward.is_some_and(|other| other != reward));
+            disputed |= who.status.is_some() && call.who.status.is_some() && who.status != call.who.status;
+            who.join(&call.who, true);
         }
         if let Some(noted) = noted {
             who.join(noted, true);
             stored.iter_mut().for_each(|call| who.outcome.settle(&mut call.call));
         }
-        let mut told = Self { who, number, stored, numbers: Vec::new(), order: Vec::new() };
+        let mut told = Self { who, disputed, number, stored, numbers: Vec::new(), order: Vec::new() };
         let mut sighted: Vec<_> = told.stored.iter().map(Stored::sighted).collect();
         let numbered = told.stored.iter().any(|call| call.numbered);
         let order = arrange(&mut sighted, numbered, told.who.rollout_id.is_some());
@@ -103,8 +112,8 @@ impl Told {
 }
 
 impl Replay {
-    pub(super) fn new(shelf: Shelf, notes: HashMap<u32, Who>) -> Self {
-        Self { shelf, notes, next: Mutex::default() }
+    pub(super) fn new(shelf: Shelf, settled: Settled) -> Self {
+        Self { shelf, settled, next: Mutex::default() }
     }
 
     /// The next stretch and its number. A large rollout is judged by the worker that comes to it first.
@@ -152,7 +161,7 @@ impl Replay {
 
     fn judge(&self, plan: &Plan, entries: Range<usize>) -> Result<(Large, Counts)> {
         let told = self.told(entries.clone())?;
-        let mut counts = Counts::default();
+        let mut counts = Counts { disputed: u64::from(told.disputed), ..Counts::default() };
         let calls = told.sighted();
         let mut reader = Reader::new(&self.shelf, entries.clone());
         let woven =
@@ -179,6 +188,7 @@ impl Replay {
                     read.push(told);
                 }
                 for told in &read {
+                    counts.disputed += u64::from(told.disputed);
                     plan.rows(
                         &Rollout::arranged(&told.who, told.number, told.sighted(), &told.order, arena.view()),
                         planned,
@@ -216,7 +226,11 @@ impl Replay {
         let number = self.shelf.index.get(entries.start).map_or(0, |entry| entry.rollout);
         let stored: Result<Vec<_>> =
             self.shelf.index[entries].iter().map(|entry| self.shelf.facts(entry, &mut buffer)).collect();
-        Ok(Told::new(number, stored?, self.notes.get(&number)))
+        let mut told = Told::new(number, stored?, self.settled.notes.get(&number));
+        if let Some(name) = self.settled.renamed.get(&number) {
+            told.who.rollout_id = Some(name.clone());
+        }
+        Ok(told)
     }
 
     /// Reads the ids of some calls of a rollout into an arena, and points the calls there; and the logprobs of these
@@ -285,13 +299,15 @@ impl<'s> Reader<'s> {
             return Ok(());
         }
         let entries = &self.shelf.index[self.entries.clone()];
-        let whole = (0..=call).rev().find(|at| entries[*at].is_whole()).unwrap_or(0);
+        let chain = entries[call].chain;
+        let begins = |at: &usize| entries[*at].chain == chain && entries[*at].is_whole();
+        let whole = (0..=call).rev().find(begins).unwrap_or(0);
         let from = match self.at {
-            Some(at) if at < call && at >= whole => at + 1,
+            Some(at) if at < call && at >= whole && entries[at].chain == chain => at + 1,
             _ => whole,
         };
         self.at = None;
-        for entry in &entries[from..=call] {
+        for entry in entries[from..=call].iter().filter(|entry| entry.chain == chain) {
             let arrays = self.shelf.arrays(entry, &mut self.buffer)?;
             self.sequence.truncate(arrays.shared);
             extend(&mut self.sequence, arrays.new);

@@ -4,7 +4,7 @@
 use super::prove::Proof;
 use super::section::SectionCounts;
 use super::survey::Side;
-use crate::capture::{InputFile, Skip};
+use crate::capture::{InputFile, Served, Skip};
 use crate::error::Place;
 use crate::ids::think::ThinkCounts;
 use serde::Serialize;
@@ -193,10 +193,18 @@ pub struct Counts {
     pub prompts_changed: u64,
     /// Calls whose ids are those of another call.
     pub repeated_ids: u64,
+    /// Calls that do not say which of several rollouts of their name they are of.
+    pub unplaced: u64,
+    /// Rollouts that are told of and have no call.
+    pub without_calls: u64,
+    /// Rollouts whose calls say unlike things of how they ended.
+    pub disputed: u64,
     /// Rows by identity.
     pub identities: BTreeMap<String, u64>,
     /// Of the training side by weight rule.
     pub rules: Vec<RuleCount>,
+    /// The tokenizers and templates that logs say were served, each where it is said first.
+    pub served: Vec<Served>,
 }
 
 impl Counts {
@@ -234,6 +242,15 @@ impl Counts {
     #[must_use]
     pub fn weight(&self) -> f64 {
         self.sides[Side::Train as usize].weight
+    }
+
+    /// Notes what a log says of its engine.
+    pub fn serve(&mut self, served: impl IntoIterator<Item = Served>) {
+        for served in served {
+            if !self.served.iter().any(|known| known.same(&served)) {
+                self.served.push(served);
+            }
+        }
     }
 
     /// Adds what the next stretch of input counted.
@@ -274,10 +291,14 @@ impl Counts {
         self.judged_by_finish += other.judged_by_finish;
         self.prompts_changed += other.prompts_changed;
         self.repeated_ids += other.repeated_ids;
+        self.unplaced += other.unplaced;
+        self.without_calls += other.without_calls;
+        self.disputed += other.disputed;
         for (name, n) in other.identities {
             *self.identities.entry(name).or_default() += n;
         }
         self.sides.iter_mut().zip(other.sides).for_each(|(sum, n)| *sum += n);
+        self.serve(other.served);
         self.rules.resize(self.rules.len().max(other.rules.len()), RuleCount::default());
         for (sum, n) in self.rules.iter_mut().zip(other.rules) {
             sum.calls += n.calls;
@@ -329,7 +350,8 @@ impl Counts {
             "lengths": self.length_percentiles(),
             "truncation_judged": {"by_last_id": self.judged_by_id, "by_finish": self.judged_by_finish},
             "prompts_changed": self.prompts_changed, "repeated_ids": self.repeated_ids,
-            "identities": self.identities, "upweight": hits,
+            "unplaced": self.unplaced, "without_calls": self.without_calls, "disputed": self.disputed,
+            "identities": self.identities, "served": self.served.iter().map(served_json).collect::<Vec<_>>(), "upweight": hits,
         })
     }
 
@@ -342,6 +364,11 @@ impl Counts {
         };
         json!({"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": lengths.last()})
     }
+}
+
+fn served_json(served: &Served) -> Value {
+    let (tokenizer, template) = (served.tokenizer_hash.as_deref(), served.template_hash.as_deref());
+    json!({"tokenizer_hash": tokenizer, "template_hash": template, "place": served.place.to_string()})
 }
 
 /// The files that were read, as JSON.

@@ -1,7 +1,7 @@
 //! Calls of rollouts that lie interleaved in a dump wait here, in compact form, until all input is read.
 //!
 //! A prompt is stored as what it adds to the call before it of the same rollout; every [`STRETCH_IDS`] ids of a rollout
-//! one stands whole, so that reading can begin there. In memory stays an index of 24 bytes a call and, bounded, the last
+//! one stands whole, so that reading can begin there. In memory stays an index of 32 bytes a call and, bounded, the last
 //! call of the rollouts that are live.
 
 use super::STRETCH_IDS;
@@ -30,6 +30,8 @@ const WHOLE: u32 = 1 << 31;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub(super) rollout: u32,
+    /// The rollout it was stored under: what it shares it shares with the call before it of that one.
+    pub(super) chain: u32,
     ids: u32,
     facts: u32,
     arrays: u32,
@@ -176,6 +178,7 @@ impl Spill {
         self.memory.extend_from_slice(bytemuck::cast_slice(logprobs));
         self.index.push(Entry {
             rollout,
+            chain: rollout,
             ids: ids as u32 | if whole { WHOLE } else { 0 },
             facts: facts as u32,
             arrays: (self.memory.len() - before - facts) as u32,
@@ -228,13 +231,16 @@ impl Spill {
         Ok(())
     }
 
-    /// Nothing more will come: gives what reads it back.
+    /// Nothing more will come: gives what reads it back. `joined` are rollouts that turned out to be another one.
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn seal(mut self) -> Result<Shelf> {
+    pub(super) fn seal(mut self, joined: &HashMap<u32, u32>) -> Result<Shelf> {
         if self.file.is_some() {
             self.flush()?;
+        }
+        for entry in &mut self.index {
+            entry.rollout = joined.get(&entry.chain).copied().unwrap_or(entry.chain);
         }
         // Stable: inside a rollout the order of the input stays.
         self.index.sort_by_key(|entry| entry.rollout);

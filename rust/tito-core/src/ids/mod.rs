@@ -8,6 +8,7 @@ pub mod pack;
 pub mod profile;
 pub mod select;
 pub mod think;
+mod tools;
 pub mod turns;
 pub mod weight;
 

@@ -5,6 +5,7 @@
 //! the capture, `tool=NAME` or `match=/REGEX/`. Ends belong to what they bound. The last two ask for the text of the
 //! output, so they need a tokenizer.
 
+use super::tools::Tool;
 use regex::bytes::Regex;
 use std::sync::Arc;
 
@@ -29,8 +30,10 @@ pub struct Facts<'a> {
     pub reward: Option<f32>,
     /// Annotations of the call.
     pub notes: &'a [(Arc<str>, Arc<str>)],
-    /// Text of the output; given only where a rule asks for it.
+    /// Text of the output that is trained; given only where a rule asks for it.
     pub text: Option<&'a [u8]>,
+    /// The same without its thinking, where no tool is called.
+    pub said: Option<&'a [u8]>,
 }
 
 /// See the module.
@@ -48,6 +51,7 @@ enum Part {
     Reward(Option<(f32, f32)>),
     Note(String, String),
     Text(Regex),
+    Tool(Tool),
 }
 
 impl Selector {
@@ -66,7 +70,7 @@ impl Selector {
     /// Whether it asks for the text of outputs.
     #[must_use]
     pub fn needs_text(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Text(_)))
+        self.parts.iter().any(|part| matches!(part, Part::Text(_) | Part::Tool(_)))
     }
 
     /// Whether it is about this row.
@@ -114,7 +118,7 @@ impl Part {
         }
         match key {
             "reward" => Self::reward(value),
-            "tool" => calls_tool(value).map(Self::Text),
+            "tool" => Tool::new(value).map(Self::Tool),
             "match" => {
                 let inner = value.strip_prefix('/').and_then(|rest| rest.strip_suffix('/'));
                 let inner = inner.ok_or_else(|| format!("{value:?} is no /REGEX/"))?;
@@ -170,29 +174,9 @@ impl Part {
             Self::Reward(Some((low, high))) => facts.reward.is_some_and(|r| *low <= r && r <= *high),
             Self::Note(name, value) => facts.notes.iter().any(|(n, v)| **n == **name && **v == **value),
             Self::Text(regex) => facts.text.is_some_and(|text| regex.is_match(text)),
+            Self::Tool(tool) => facts.said.is_some_and(|text| tool.is_called_in(text)),
         }
     }
-}
-
-/// How the models' templates write a call of a tool: JSON in `<tool_call>` (Qwen, Hermes), `<function=` (Qwen3-Coder,
-/// Qwen3.5, Nemotron), the bare name in `<tool_call>` (GLM), `invoke name=` (MiniMax, DeepSeek V4), `functions.` (Kimi,
-/// gpt-oss), DeepSeek's separator, Gemma's `call:`, and bare JSON (Llama).
-fn calls_tool(name: &str) -> Result<Regex, String> {
-    if name.is_empty() {
-        return Err("no name of a tool".to_owned());
-    }
-    let name = regex::escape(name);
-    let forms = [
-        format!(r#"<tool_call>\s*\{{\s*"name"\s*:\s*"{name}""#),
-        format!("<function={name}>"),
-        format!(r"<tool_call>\s*{name}\s*(?:\n|<)"),
-        format!(r#"invoke name="{name}""#),
-        format!(r"functions\.{name}(?::\d|[\s<]|$)"),
-        format!("<｜tool▁sep｜>{name}\\s"),
-        format!(r"call:{name}\{{"),
-        format!(r#"\A\s*(?:<\|python_tag\|>)?\s*\{{\s*"name"\s*:\s*"{name}""#),
-    ];
-    Regex::new(&forms.join("|")).map_err(|e| reason(&e))
 }
 
 /// The last line says what is wrong; those before draw it.
@@ -242,29 +226,5 @@ mod tests {
         assert!(holds("note:grade=A", &facts));
         assert!(!holds("note:grade=B", &facts));
         assert!(!holds("note:mark=A", &facts));
-    }
-
-    #[test]
-    fn tools_are_told_by_how_they_are_called() {
-        let called = [
-            "<think>\nbash\n</think>\n\n<tool_call>\n{\"name\": \"bash\", \"arguments\": {}}\n</tool_call>",
-            "<tool_call>\n<function=bash>\n<parameter=command>",
-            "<tool_call>bash\n<arg_key>command</arg_key>",
-            "<invoke name=\"bash\">",
-            "functions.bash:0<|tool_call_argument_begin|>",
-            "<|channel|>commentary to=functions.bash <|constrain|>json",
-            "function<｜tool▁sep｜>bash\n```json",
-            "<|tool_call>call:bash{command:1}",
-            "{\"name\": \"bash\", \"parameters\": {}}",
-        ];
-        for text in called {
-            let facts = Facts { text: Some(text.as_bytes()), ..Facts::default() };
-            assert!(holds("tool=bash", &facts), "{text}");
-            assert!(!holds("tool=bas", &facts), "{text}");
-            assert!(!holds("tool=command", &facts), "{text}");
-        }
-        let only_said = Facts { text: Some(b"I would run bash now"), ..Facts::default() };
-        assert!(!holds("tool=bash", &only_said));
-        assert!(!holds("tool=bash", &Facts::default()));
     }
 }

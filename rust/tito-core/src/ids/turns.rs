@@ -204,7 +204,9 @@ impl TurnRule {
     ///
     /// What stands before the first turn stays, and so do the last turn (the generation tail) and a system turn. A
     /// profile does not name roles, but a system turn is the first and the only one of its role: the first turn stays
-    /// unless a later one opens alike. The range is empty when the prompt fits; `None` when it cannot be made to.
+    /// unless a later one opens alike. What stays begins with no answer, which would answer nothing, unless an answer
+    /// was what followed the first turn: then that turn is the question.
+    /// The range is empty when the prompt fits; `None` when it cannot be made to.
     #[must_use]
     pub fn trim_prompt(&self, prompt: &[Id], max_len: usize) -> Option<Range<usize>> {
         let over = prompt.len().saturating_sub(max_len);
@@ -214,8 +216,11 @@ impl TurnRule {
         let starts = self.turn_starts(prompt);
         let (first, later) = starts.split_first()?;
         let role = self.role(prompt, *first);
-        let from = if later.iter().any(|start| self.role(prompt, *start) == role) { *first } else { *later.first()? };
-        let to = later.iter().find(|start| **start >= from + over)?;
+        let stays = later.iter().all(|start| self.role(prompt, *start) != role);
+        let from = if stays { *later.first()? } else { *first };
+        let answers = |start: usize| self.assistant_start.at(prompt, start).is_some();
+        let asked = stays && answers(from);
+        let to = later.iter().find(|start| **start >= from + over && answers(**start) == asked)?;
         Some(from..*to)
     }
 

@@ -5,6 +5,7 @@
 //! bytes stand in two ids comes out whole, and half a character stays half. Encoding takes text as an engine takes a
 //! rendered prompt: added tokens are found in it, and none is put around it.
 
+pub mod escapes;
 mod hash;
 pub mod ngrams;
 mod pieces;

@@ -105,7 +105,8 @@ fn words_of(text: &str) -> Vec<String> {
 }
 
 fn lower(word: &[u8]) -> String {
-    String::from_utf8_lossy(word).chars().flat_map(char::to_lowercase).collect()
+    let seen = |letter: &char| no_width(letter.encode_utf8(&mut [0; 4]).as_bytes()).is_none();
+    String::from_utf8_lossy(word).chars().filter(seen).flat_map(char::to_lowercase).collect()
 }
 
 /// FNV-1a, then mixed: its high bits alone are too alike.
@@ -133,6 +134,10 @@ fn each_word(text: &[u8], mut take: impl FnMut(Range<usize>, u64) -> bool) {
             start = start.or(Some(at));
             hash = step(hash, byte.to_ascii_lowercase());
             at += 1;
+            continue;
+        }
+        if let Some(length) = no_width(&text[at..]) {
+            at += length;
             continue;
         }
         let letter = if byte.is_ascii() { None } else { letter_at(&text[at..]).filter(|c| c.is_alphanumeric()) };
@@ -166,6 +171,17 @@ fn each_word(text: &[u8], mut take: impl FnMut(Range<usize>, u64) -> bool) {
     }
     if let Some(start) = start {
         take(start..text.len(), finish(hash));
+    }
+}
+
+/// Bytes of a character that takes no room: the word goes on behind it.
+fn no_width(text: &[u8]) -> Option<usize> {
+    match text {
+        // U+00AD
+        [0xC2, 0xAD, ..] => Some(2),
+        // U+200B to U+200D, U+2060, U+FEFF
+        [0xE2, 0x80, 0x8B..=0x8D, ..] | [0xE2, 0x81, 0xA0, ..] | [0xEF, 0xBB, 0xBF, ..] => Some(3),
+        _ => None,
     }
 }
 
@@ -213,6 +229,12 @@ mod tests {
     fn scripts_without_spaces_are_read_letter_by_letter() {
         assert!(find("先に計画を立てなさい", 4, "彼は「計画を立て」と言った").is_some());
         assert!(find("Ünder Ärger", 2, "ünder ÄRGER").is_some());
+    }
+
+    #[test]
+    fn what_takes_no_room_does_not_hide_a_run() {
+        let hit = find("plan first then act", 4, "\u{FEFF}pl\u{200B}an fi\u{AD}rst\u{2060} then act");
+        assert_eq!(hit.map(|hit| hit.words).as_deref(), Some("plan first then act"));
     }
 
     #[test]

@@ -1,0 +1,148 @@
+"""Which rollout a line belongs to when not every line says all."""
+
+import itertools
+import json
+
+import dumps
+import pytest
+import runs
+import tito
+
+
+def converted(tmp_path, *lines, **options):
+    dump = dumps.write(tmp_path / "dump.jsonl", *lines)
+    return runs.convert(dump, tmp_path / "rows.jsonl", jsonl=True, **options)
+
+
+def named(run):
+    return [(row["rollout_id"], row["task_id"], row["agent"], row["attempt"], row["call_id"]) for row in run.rows]
+
+
+def told(kind, **more):
+    return json.dumps({"tito_log": 1, "type": kind, "session_id": "r", **more})
+
+
+def test_a_line_that_says_less_is_of_the_one_rollout_it_can_mean(tmp_path):
+    lines = [dumps.line(0, task_id="t"), dumps.line(1), dumps.line(2, agent="a"), dumps.line(3, attempt=2)]
+    for order in itertools.permutations(lines):
+        run = converted(tmp_path, *order)
+        assert run.counts["rollouts"] == 1
+        assert sorted(named(run)) == [("r", "t", "a", 2, f"c{n}") for n in range(4)]
+
+
+def test_one_prompt_chain_over_lines_that_say_more_and_less(tmp_path):
+    """What one call shares with the call before is read back through lines of either sort."""
+    prompts = [[*dumps.PROMPT[:3], *range(1000, 1001 + n), 151645, 198, 151644, 77091, 198] for n in range(5)]
+    lines = [
+        dumps.line(n, prompt_ids=prompt, **({"task_id": "t"} if n % 2 else {})) for n, prompt in enumerate(prompts)
+    ]
+    run = converted(tmp_path, *lines)
+    assert [row["input_ids"] for row in run.rows] == prompts
+    assert {row["task_id"] for row in run.rows} == {"t"}
+
+
+def test_two_rollouts_of_a_name_stay_two(tmp_path):
+    lines = [dumps.line(0, agent="a"), dumps.line(1, agent="b"), dumps.line(2, agent="a"), dumps.line(3, agent="b")]
+    run = converted(tmp_path, *lines)
+    expected = [("r", "a", "c0"), ("r", "a", "c2"), ("r#2", "b", "c1"), ("r#2", "b", "c3")]
+    assert [(name, agent, call) for name, _, agent, _, call in named(run)] == expected
+    assert (run.counts["unplaced"], run.counts["without_calls"]) == (0, 0)
+
+
+def test_a_line_that_can_mean_several_rollouts_stands_alone_and_is_counted(tmp_path):
+    lines = [dumps.line(0, agent="a"), dumps.line(1, agent="b"), dumps.line(2), dumps.line(3, agent="a", task_id="t")]
+    run = converted(tmp_path, *lines)
+    expected = [("r", "a", "t", "c0"), ("r", "a", "t", "c3"), ("r#2", "b", None, "c1"), ("r#3", None, None, "c2")]
+    assert [(name, agent, task, call) for name, task, agent, _, call in named(run)] == expected
+    assert run.counts["unplaced"] == 1
+    report = tito.convert(tmp_path / "dump.jsonl", tmp_path / "again.parquet")
+    assert [warning for warning in report.warnings() if warning.startswith("unplaced")] == [
+        "unplaced: 1 call does not say which of several rollouts of its name it is of, and stands as a rollout of its "
+        "own; write task, agent and attempt on every line"
+    ]
+
+
+def test_sides_are_not_drawn_where_a_call_may_stand_on_either(tmp_path):
+    lines = [dumps.line(n, agent="a" if n % 2 else "b", task_id=f"t{n % 2}") for n in range(4)]
+    with pytest.raises(tito.TitoError) as refused:
+        converted(tmp_path, *lines, dumps.line(4), val=0.5)
+    assert '--val: 1 calls do not say which of the rollouts named "r" they are of' in str(refused.value)
+    assert refused.value.hint == "write task, agent and attempt on every line of a rollout, or leave --val out"
+    assert converted(tmp_path, *lines, val=0.5).val
+
+
+def test_sides_hold_whole_rollouts_whatever_a_line_leaves_out(tmp_path):
+    lines = [
+        dumps.line(10 * r + n, rollout_id=f"r{r}", **({"task_id": f"t{r}"} if n else {}))
+        for r in range(8)
+        for n in range(3)
+    ]
+    run = converted(tmp_path, *lines, val=0.5)
+    sides = [{row["rollout_id"] for row in rows} for rows in (run.rows, run.val)]
+    assert not sides[0] & sides[1]
+    assert (len(run.rows), len(run.val)) == (12, 12)
+    assert run.report["val"]["rollouts_without_key"] == 0
+
+
+CALLS = [dumps.logged(n, task_id="t", agent="a") for n in range(2)]
+
+
+@pytest.mark.parametrize("said", [{}, {"task_id": "t"}, {"task_id": "t", "agent": "a"}])
+def test_an_end_is_of_the_rollout_it_can_mean(tmp_path, said):
+    for order in itertools.permutations([*CALLS, told("end", status="ok", reward=0.5, **said)]):
+        run = converted(tmp_path, *order)
+        assert [(row["status"], row["reward"]) for row in run.rows] == [("ok", 0.5)] * 2
+    run = runs.count(dumps.write(tmp_path / "d.jsonl", *CALLS, told("end", status="abandoned", **said)), expect_rows=0)
+    assert run["skipped"] == {"abandoned": 2}
+
+
+@pytest.mark.parametrize("begin", [{}, {"task_id": "t"}])
+@pytest.mark.parametrize("end", [{}, {"agent": "a"}])
+def test_a_begin_and_an_end_that_say_unlike_much_are_of_one_rollout(tmp_path, begin, end):
+    run = converted(tmp_path, told("begin", **begin), *CALLS, told("end", status="ok", **end))
+    assert (len(run.rows), run.counts["skipped"]) == (2, {})
+
+
+def test_an_end_of_a_name_is_of_all_its_rollouts(tmp_path):
+    calls = [dumps.logged(n, agent="ab"[n % 2]) for n in range(4)]
+    run = converted(tmp_path, *calls, told("end", status="ok", reward=1.0))
+    assert [row["reward"] for row in run.rows] == [1.0] * 4
+    assert (run.counts["rollouts"], run.counts["unplaced"], run.counts["without_calls"]) == (2, 0, 0)
+
+
+def test_what_is_told_of_a_rollout_without_calls_is_counted(tmp_path):
+    run = converted(tmp_path, *CALLS, json.dumps({"tito_log": 1, "type": "end", "session_id": "gone", "reward": 1.0}))
+    assert (run.counts["without_calls"], run.counts["rollouts"]) == (1, 1)
+    report = tito.convert(tmp_path / "dump.jsonl", tmp_path / "again.parquet")
+    assert [warning for warning in report.warnings() if warning.startswith("without_calls")] == [
+        "without_calls: 1 rollout is told of (opened, closed or marked) and has no call in the dump"
+    ]
+
+
+def test_numbers_that_people_give_are_of_a_rollout(tmp_path):
+    """The ids of replies are unique; what native lines call `call_id` may begin anew in each rollout."""
+    lines = [dumps.line(0, rollout_id=name, call_id=call) for name in "rst" for call in ("call-a", "1")]
+    run = converted(tmp_path, *lines)
+    assert (len(run.rows), run.counts["skipped"]) == (6, {})
+    run = converted(tmp_path, *lines, lines[0])
+    assert run.counts["skipped"] == {"duplicate": 1}
+    replies = [dumps.logged(0, session_id=name) for name in "rs"]
+    assert converted(tmp_path, *replies).counts["skipped"] == {"duplicate": 1}
+
+
+@pytest.mark.parametrize("key", ["turn", "started"])
+def test_the_latest_call_has_the_last_word_whatever_the_order(tmp_path, key):
+    lines = [
+        dumps.line(0, **{key: 1}, reward=1, status="ok"),
+        dumps.line(1, **{key: 3}, reward=0, status="limits"),
+        dumps.line(2, **{key: 2}, reward=0.5),
+    ]
+    for order in itertools.permutations(lines):
+        run = converted(tmp_path, *order)
+        assert {(row["reward"], row["status"]) for row in run.rows} == {(0.0, "limits")}
+        assert run.counts["disputed"] == 1
+    report = tito.convert(tmp_path / "dump.jsonl", tmp_path / "again.parquet")
+    assert [warning for warning in report.warnings() if warning.startswith("disputed")] == [
+        "disputed: the calls of 1 rollout say unlike rewards or statuses; a rollout has one of each, and the latest "
+        "call's word counts"
+    ]
