@@ -237,8 +237,9 @@ def test_prompts_are_first_turns_with_their_requests(calls):
     assert (len(captured), len(every)) == (24, 36)
     merged = calls / "merged.parquet"
     tito.convert(calls / "calls.jsonl", merged, policies=tito.Policies(rows="merged"))
-    with pytest.raises(tito.UsageError, match="merged rows, in which no prompt ends"):
-        read_prompts(merged, 1)
+    inside = read_prompts(merged, 100, first_turns=False)
+    assert {(p.ids, p.output_ids) for p in inside} == {(p.ids, p.output_ids) for p in every}
+    assert all(p.request["messages"] for p in inside)
 
 
 def test_every_captured_prompt_is_what_the_template_makes(templates, calls):

@@ -17,6 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from tito.errors import UsageError, WorldError, with_hint
+from tito.probe.assertions import ASSERTIONS, OF_SERVERS
 
 __all__ = ["CHECKS", "TRAIN_EXTRA", "TrainConfig", "recipes"]
 
@@ -36,10 +37,14 @@ CHECKS = (
     "reload",
     "export_keys",
     "heldout",
+    "probe",
     "quantised",
     "memory",
 )
 """The checks, by the names that `allow` takes."""
+
+
+_METRICS = ("auto", "probe", "heldout", "last")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,14 +125,25 @@ class TrainConfig:
     """Steps between checkpoints; a checkpoint is also written with each evaluation that counts for `metric`."""
     keep: int = 3
     """Checkpoints that stay; the best is among them."""
-    metric: Literal["auto", "probe", "heldout", "last"] = "auto"
-    """What the best checkpoint is chosen by: the probe where there is one, else held-out loss, else the last."""
+    metric: str = "auto"
+    """What the best checkpoint is chosen by: `probe` (its score), a number of the probe by its name (`call-tag`),
+    `heldout` (loss on `val`) or `last`. `auto`: the probe where there is one, else the last; never a loss alone. Of
+    checkpoints that are equal the one with the lower held-out loss is the best, else the later."""
     patience: int | None = None
     """Evaluations without a better `metric` after which the run stops."""
     probe: str | None = None
-    """`package.module:name` of a behaviour probe."""
+    """`replies`: greedy replies to recorded prompts, judged by assertions; so it is where `probe_every` is given. Or
+    `package.module:name` of one of your own."""
     probe_every: int | None = None
-    """Steps between probes."""
+    """Steps between probes; with each evaluation unless told."""
+    probe_prompts: str | None = None
+    """Rows or captures whose prompts `replies` asks; `val`, else `data`, unless told."""
+    probe_n: int = 8
+    """Prompts."""
+    probe_tokens: int = 128
+    """Most ids of a reply."""
+    probe_assert: tuple[str, ...] = ()
+    """What must hold of replies, by the names of `tito probe --assert`; unless told, what holds of all recorded."""
     resume: str | None = None
     """A checkpoint folder, or `last`."""
     report: tuple[Literal["tensorboard", "wandb"], ...] = ()
@@ -143,7 +159,10 @@ class TrainConfig:
         self._refuse_impossible()
 
     def _refuse_impossible(self) -> None:
-        for name in ("lora_rank", "lr", "epochs", "batch", "accumulate", "keep", "log_every", "lora_alpha", "clip"):
+        if self.probe is None and self.probe_every is not None:
+            object.__setattr__(self, "probe", "replies")
+        above = ("lora_rank", "lr", "epochs", "batch", "accumulate", "keep", "log_every", "lora_alpha", "clip")
+        for name in (*above, "probe_n", "probe_tokens"):
             if getattr(self, name) <= 0:
                 raise with_hint(UsageError(f"{name}: {getattr(self, name)} is not above 0"), "give a number above 0")
         for name in ("max_steps", "max_length", "pack", "patience", "probe_every", "eval_every", "save_every", "world"):
@@ -154,14 +173,21 @@ class TrainConfig:
                 raise with_hint(UsageError(f"{name}: {getattr(self, name)} is below 0"), "give a number of 0 or more")
         if self.lora_dropout >= 1:
             raise with_hint(UsageError(f"lora_dropout: {self.lora_dropout} drops everything"), "give a share below 1")
-        if self.metric == "probe" and self.probe is None:
-            raise with_hint(UsageError("metric: probe, but no probe is named"), "add probe: package.module:name")
+        self._refuse_metric()
         if self.metric == "heldout" and self.val is None:
             raise with_hint(UsageError("metric: heldout, but no held-out rows"), "add val: FILE (tito convert --val)")
         if self.patience is not None and self.chosen_by == "last":
-            raise with_hint(UsageError("patience, but nothing to judge by"), "add val: FILE or probe: NAME")
-        if self.probe_every is not None and self.probe is None:
-            raise with_hint(UsageError("probe_every, but no probe is named"), "add probe: package.module:name")
+            raise with_hint(
+                UsageError("patience, but nothing to judge by"), "add probe_every: N; or val and metric: heldout"
+            )
+        for name in ("probe_prompts", "probe_assert"):
+            if getattr(self, name) and self.probe != "replies":
+                raise with_hint(UsageError(f"{name}, but no replies are asked for"), "add probe_every: N")
+        for name in self.probe_assert:
+            if name in OF_SERVERS:
+                raise with_hint(
+                    UsageError(f"{name}: judges a server's parsers, and holds for every reply here"), "leave it out"
+                )
         for name in self.allow:
             if name not in CHECKS:
                 raise with_hint(UsageError(f"allow: no check is called {name!r}"), _nearest(name, CHECKS))
@@ -172,12 +198,30 @@ class TrainConfig:
         if self.fsdp and self.tune == "qlora":
             raise with_hint(UsageError("fsdp over a base of 4 bits"), "take tune: lora, or one GPU")
 
+    def _refuse_metric(self) -> None:
+        """Numbers of a probe of the user's own are known when it has run once, before the first step."""
+        if self.metric in _METRICS and not (self.metric == "probe" and self.probe is None):
+            return
+        numbers = _reply_numbers(self.probe_assert)
+        if self.probe is None and self.metric in ("probe", *numbers):
+            raise with_hint(UsageError(f"metric: {self.metric}, but no probe is named"), "add probe_every: N")
+        if self.probe in (None, "replies") and self.metric not in numbers:
+            raise with_hint(UsageError(f"metric: no metric is called {self.metric!r}"), self.nearest_metric(numbers))
+
+    def nearest_metric(self, numbers: Sequence[str]) -> str:
+        """The metric that was perhaps meant, where a probe gives these numbers."""
+        return _nearest(self.metric, [*_METRICS, *(name for name in numbers if name != "score")])
+
     @property
-    def chosen_by(self) -> Literal["probe", "heldout", "last"]:
+    def chosen_by(self) -> str:
         """What the best checkpoint is chosen by."""
-        if self.metric != "auto":
-            return self.metric
-        return "probe" if self.probe else "heldout" if self.val else "last"
+        return self.metric if self.metric != "auto" else "probe" if self.probe else "last"
+
+    @property
+    def metric_key(self) -> str | None:
+        """The name of that number among those of an evaluation; None for the last checkpoint."""
+        by = self.chosen_by
+        return {"last": None, "heldout": "eval_loss", "probe": "eval_probe_score"}.get(by, f"eval_probe_{by}")
 
     def rows_per_step(self, world: int) -> int:
         """Rows (or packs) of an optimiser step on all ranks."""
@@ -222,6 +266,11 @@ def recipes() -> dict[str, str]:
 @cache
 def _hints() -> dict[str, Any]:
     return get_type_hints(TrainConfig)
+
+
+def _reply_numbers(asserted: Sequence[str]) -> tuple[str, ...]:
+    """The numbers of the probe `replies`, besides its score."""
+    return ("ids_differ", *dict.fromkeys((*(name for name in ASSERTIONS if name not in OF_SERVERS), *asserted)))
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
