@@ -131,9 +131,8 @@ def test_an_adapter_that_changes_no_reply_fails_the_run(models, rows, tmp_path):
 
 
 def test_merged_rows_and_captures_have_prompts_too(models, rows, tmp_path):
-    found, _ = go(
-        models, rows, tmp_path / "out", "probe_every=4", "probe_assert=no-think", base="qwen35", data="merged"
-    )
+    given = ["probe_every=4", "probe_assert=no-think"]
+    found, _ = go(models, rows, tmp_path / "out", *given, base="qwen35", data="merged")
     assert found["probe"]["after"]["ids_differ"] > 0
     merged = read_prompts(rows["merged"], 4)
     turns = {p.ids: p.output_ids for p in read_prompts(rows["qwen35"], 1000, first_turns=False)}
