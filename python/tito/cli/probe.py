@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tito.serve.client import Server
     from tito.serve.record import Serving
 
+# Of a reply, on a terminal's line.
+_SHOWN = 100
 ABOUT = "ask a served student and its base the same, and say whether it learnt what it should"
 EXAMPLE = """\
 example:
@@ -172,5 +174,6 @@ def _text(report: ProbeReport) -> str:
         lines.append(f"form {form:<10}{row['replies']} replies; read by {read}")
     for way, same in report.templates.items():
         lines.append(f"prompt {way:<12}the trained ids for {same} of {report.template_prompts}")
+    lines += [f"said           {name}: {text[:_SHOWN]!r}" for name, text in report.said.items()]
     lines.append(f"verdict        {report.verdict}")
     return "\n".join(lines) + "\n"

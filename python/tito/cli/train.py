@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _silence_libraries() -> None:
     """Their progress bars and notes are not ours; what matters of them is checked and told by us."""
+    for name in ("bitsandbytes", "torch.utils.flop_counter"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -70,7 +70,8 @@ def _read(folder: Path) -> _Run:
     if not folder.is_dir():
         raise with_hint(WorldError(f"{folder}: no such folder"), "name a run's folder")
     run = _Run(folder, [], [], [], [], [], {}, [])
-    for path in sorted(folder.rglob("*.json"), key=lambda p: (p.stat().st_mtime, str(p))):
+    # What a run gave is known by its own name, and only then by a checkpoint that holds the same.
+    for path in sorted(folder.rglob("*.json"), key=lambda p: ("checkpoints" in p.parts, p.stat().st_mtime, str(p))):
         if path.name == CONFIG:
             try:
                 run.adapters.setdefault(LoraAdapter(path.parent).hash, path.parent)
@@ -245,7 +246,9 @@ def _file(step: str, run: _Run, record: Path, told: Mapping[str, Any], what: str
         wanted = f"{size:,} bytes, {told['bytes']:,} were recorded"
         return Finding(step, "broken", f"{path}: changed since {record.name} was written: {wanted}")
     if not (hash_ := told.get("hash")):
-        return Finding(step, "ok", f"{path}: the {what} of {record.name} (by name and size: no hash is recorded)")
+        return Finding(
+            step, "ok", f"{path}: the {what} of {record.name} (by name and size: no hash is recorded)", file_hash(path)
+        )
     now = _hash_as(str(hash_), path)
     if now is None:
         return Finding(step, "ok", f"{path}: the {what} of {record.name} (by size; by content with xxhash)", hash_)

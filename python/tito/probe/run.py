@@ -66,6 +66,8 @@ class ProbeReport:
     """By way of asking: prompts whose ids are the trained ones."""
     template_prompts: int = 0
     template_difference: str | None = None
+    said: dict[str, str] = field(default_factory=dict)
+    """By model: the first reply, as text where the tokenizer is known."""
     verdict: str = ""
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -98,9 +100,12 @@ def probe(server: Server, asked: Asked, serving: Serving | None = None, file: Pa
         prompts=len(asked.prompts),
     )
     answers = [_complete(server, asked.model, p, asked.max_tokens) for p in asked.prompts]
-    if asked.base is not None:
-        _effect(report, [_complete(server, asked.base, p, asked.max_tokens) for p in asked.prompts], answers)
     replies = {"trained": [_reply(a, p, asked) for a, p in zip(answers, asked.prompts, strict=True)]}
+    report.said[asked.model] = replies["trained"][0].text
+    if asked.base is not None:
+        of_base = [_complete(server, asked.base, p, asked.max_tokens) for p in asked.prompts]
+        _effect(report, of_base, answers)
+        report.said[asked.base] = _reply(of_base[0], asked.prompts[0], asked).text
     if asked.live:
         replies["live"] = [_reply(_complete(server, asked.model, p, asked.max_tokens), p, asked) for p in asked.live]
     with_request = [p for p in asked.prompts if p.request is not None] if asked.chat else []
