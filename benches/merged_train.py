@@ -1,6 +1,7 @@
 """What merged rows save a trainer: the rows of real captures, one a call and merged, trained on the same weights.
 
-    python benches/merged_train.py                     # SmolLM2's chats and Qwen3's agents, on a CPU
+    python benches/merged_train.py                          # chats of five turns, on a CPU: some minutes
+    python benches/merged_train.py qwen3/calls.jsonl --layers 4
 
 The same calls give both files. First it is checked that they train the same: the same ids with loss, and over the whole
 set the same gradient of every LoRA weight. Then each row's forward and backward is timed, both kinds in turn, best of
@@ -25,7 +26,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 CAPTURES = Path(__file__).parents[1] / "tests" / "captures"
 # Rows of the embedding that the ids of a capture need.
-SETS = {"smollm2-chat.jsonl": 49_152, "qwen3/calls.jsonl": 151_936}
+VOCABULARY = {"smollm2-chat.jsonl": 49_152, "qwen3/calls.jsonl": 151_936}
 
 
 def student(vocabulary, given):
@@ -64,21 +65,15 @@ def backward(model, batch):
     return float(out.loss.detach())
 
 
-def gradient(model, rows):
+def gone_through(model, rows, given):
+    """Forward and backward of each row: seconds of each, sum of the losses, gradient of the whole set."""
     model.zero_grad()
-    loss = sum(backward(model, batch) for batch in rows)
-    return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-
-def seconds(model, rows, given):
-    """Of each row: forward and backward."""
-    found = []
+    found, loss = [], 0.0
     for batch in rows:
-        model.zero_grad()
         begun = now(given)
-        backward(model, batch)
+        loss += backward(model, batch)
         found.append(now(given) - begun)
-    return np.array(found)
+    return np.array(found), loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
 def now(given):
@@ -99,21 +94,21 @@ def compare(name, vocabulary, given, folder):
     assert ids["turn"] == ids["merged"], "the two files train other ids"
 
     model = student(vocabulary, given)
-    (loss, one), (other_loss, other) = gradient(model, rows["turn"]), gradient(model, rows["merged"])
-    apart = float((one - other).norm() / one.norm())
-    assert apart < 1e-3, f"the gradients differ by {apart:.1e}"
-
-    times = {kind: [] for kind in rows}
+    times, losses, gradients = {kind: [] for kind in rows}, {}, {}
     for _ in range(given.runs):
         for kind, of in rows.items():
-            times[kind].append(seconds(model, of, given))
+            seconds, losses[kind], gradients[kind] = gone_through(model, of, given)
+            times[kind].append(seconds)
+    apart = float((gradients["turn"] - gradients["merged"]).norm() / gradients["turn"].norm())
+    assert apart < 1e-3, f"the gradients differ by {apart:.1e}"
     best = {kind: np.min(of, 0) for kind, of in times.items()}
     total = {kind: float(of.sum()) for kind, of in best.items()}
     length = {kind: int(of.lengths().sum()) for kind, of in data.items()}
     trained = len(ids["turn"])
 
-    print(f"\n{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, {given.device}")
-    print(f"same gradient: apart by {apart:.1e} of its norm; loss {loss / trained:.4f} and {other_loss / trained:.4f}")
+    print(f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M parameters, {given.device}")
+    told = ", ".join(f"{loss / trained:.4f} ({kind})" for kind, loss in losses.items())
+    print(f"the same gradient, apart by {apart:.1e} of its norm; loss by id {told}")
     print(f"{'':<8}{'rows':>6}{'ids':>9}{'with loss':>11}{'s a set':>9}{'ms a row':>10}{'us an id':>10}")
     for kind in ("turn", "merged"):
         each = 1e3 * total[kind] / len(rows[kind])
@@ -136,15 +131,15 @@ def of_head(data, best):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {"layers": 8, "hidden": 512, "runs": 2}.items():
+    parser.add_argument("capture", nargs="?", choices=tuple(VOCABULARY), default=next(iter(VOCABULARY)))
+    for name, value in {"layers": 12, "hidden": 256, "runs": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     given = parser.parse_args()
     if given.device == "cpu":
         torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        for name, vocabulary in SETS.items():
-            compare(name, vocabulary, given, Path(folder))
+        compare(given.capture, VOCABULARY[given.capture], given, Path(folder))
 
 
 if __name__ == "__main__":

@@ -267,6 +267,15 @@ def test_raw_ids_in_and_out(capsys):
     assert "The model `nobody` does not exist." in capsys.readouterr().err
 
 
+def test_the_help_names_every_assertion():
+    from tito.cli.probe import EXAMPLE
+
+    assert all(name in EXAMPLE for name in ASSERTIONS)
+    with pytest.raises(tito.UsageError, match="no assertion call-tg") as error:
+        find_assertion("call-tg")
+    assert error.value.hint.startswith("did you mean call-tag? built in: call-tag, no-think")
+
+
 def test_what_is_missing_is_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for words, code, said in (

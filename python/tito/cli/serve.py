@@ -43,16 +43,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.set_defaults(command=())
     parser.add_argument(
-        "words", nargs="+", metavar="BASE|load DIR|unload NAME|check BASE", help="a model's folder, or what to do"
+        "words",
+        nargs="+",
+        metavar="WHAT",
+        help="BASE, a model's folder; of --url: load DIR, unload NAME, check BASE",
     )
     parser.add_argument("--adapter", action="append", default=[], metavar="DIR", help="a LoRA adapter; may be repeated")
-    parser.add_argument("--engine", choices=("vllm", "sglang", "llama.cpp", "tito"), default="vllm", help="(vllm)")
+    parser.add_argument(
+        "--engine", choices=("vllm", "sglang", "llama.cpp", "tito"), default="vllm", help="default: vllm"
+    )
     parser.add_argument("--flags", default="", metavar="TEXT", help='more flags for the engine: --flags="--seed 1"')
     parser.add_argument("--name", help="name of the base in requests (default: its folder's); of the adapter with load")
     parser.add_argument("--rows", metavar="FILE", help="rows it was trained on: length, tokenizer, parsers")
     parser.add_argument("--prompts", metavar="FILE", help="rows or captures whose prompts show that adapters act")
-    parser.add_argument("--record", metavar="FILE", default="serving.json", help="default: serving.json")
-    parser.add_argument("--log", metavar="FILE", default="serving.log", help="the server's own words")
+    parser.add_argument("--record", metavar="FILE", default="serving.json", help="what is served (serving.json)")
+    parser.add_argument("--log", metavar="FILE", default="serving.log", help="the server's own words (serving.log)")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the command, start nothing")
     parser.add_argument("--url", metavar="URL", help="the running server (load, unload, check)")
     parser.add_argument("--key", metavar="ENV", help="variable that holds the server's API key")

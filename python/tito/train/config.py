@@ -6,12 +6,15 @@ refused with the nearest known one; so is a value of another type or outside its
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -19,7 +22,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 from tito.errors import UsageError, WorldError, with_hint
 from tito.probe.assertions import ASSERTIONS, OF_SERVERS
 
-__all__ = ["CHECKS", "TRAIN_EXTRA", "TrainConfig", "recipes"]
+__all__ = ["CHECKS", "TRAIN_EXTRA", "TrainConfig", "meanings", "recipes"]
 
 TRAIN_EXTRA = "pip install 'tito-distill[train]'"
 
@@ -70,6 +73,7 @@ class TrainConfig:
     tune: Literal["lora", "qlora", "full"] = "lora"
     """`lora`: adapter over the base as it is; `qlora`: over a base of 4 bits; `full`: every weight."""
     lora_rank: int = 32
+    """Columns of A and B."""
     lora_alpha: float = 16
     """Scaling is alpha / rank: 16 / 32 = 0.5."""
     lora_dropout: float = 0.0
@@ -80,6 +84,7 @@ class TrainConfig:
     """Scaling by the root of the rank."""
 
     lr: float = 2e-5
+    """Learning rate, at its highest."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = 0.03
     """Steps of warmup; below 1 a share of all steps."""
@@ -87,6 +92,7 @@ class TrainConfig:
     clip: float = 1.0
     """Largest norm of the gradient."""
     epochs: float = 2
+    """How often every row is seen, as often as it weighs."""
     max_steps: int | None = None
     """Optimiser steps, in place of `epochs`."""
     batch: int = 1
@@ -98,6 +104,7 @@ class TrainConfig:
     max_length: int | None = None
     """Longest row; the model's own limit unless told."""
     overlong: Literal["error", "drop"] = "error"
+    """What becomes of rows that are longer; dropped ones are counted."""
     pack: int | None = None
     """Rows behind one another in sequences of that many ids; only where attention keeps them apart."""
 
@@ -106,6 +113,7 @@ class TrainConfig:
     bf16: bool = True
     """Compute in bfloat16 (autocast)."""
     gradient_checkpointing: bool = True
+    """Less memory, more time."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """`auto`: flash attention where it is installed and there is a GPU, else SDPA."""
     loss: Literal["auto", "fused", "chunked"] = "auto"
@@ -147,7 +155,9 @@ class TrainConfig:
     resume: str | None = None
     """A checkpoint folder, or `last`."""
     report: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where the numbers go besides the record."""
     log_every: int = 1
+    """Steps between lines of the log."""
     loader_workers: int = 0
     """Processes that read rows; reading is never the bottleneck of a single one."""
     allow: tuple[str, ...] = ()
@@ -261,6 +271,18 @@ def recipes() -> dict[str, str]:
     found = sorted((files("tito.train") / "recipes").iterdir(), key=lambda path: path.name)
     yaml = [path for path in found if path.name.endswith(".yaml")]
     return {path.name.removesuffix(".yaml"): path.read_text().splitlines()[0].removeprefix("# ") for path in yaml}
+
+
+def meanings() -> dict[str, str]:
+    """What each key means: the text that stands below it in `TrainConfig`."""
+    [told] = ast.parse(inspect.getsource(TrainConfig)).body
+    assert isinstance(told, ast.ClassDef)
+    found = {}
+    for field, below in pairwise(told.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
 
 
 @cache
