@@ -45,13 +45,10 @@ def program(name):
 def model(tmp_path_factory):
     """A folder with random weights beside the real tokenizer and template."""
     vllm = program("TITO_VLLM")
-    folder = tmp_path_factory.mktemp("model") / "tiny-qwen3"
+    folder = save_qwen(tmp_path_factory.mktemp("model") / "tiny-qwen3", "qwen3", template("qwen3"))
     # The engine's Python has torch, and this one the ranks of the tokenizer.
     maker = [Path(__file__).with_name("tiny_models.py"), folder, "--no-tokenizer", "--dtype", "bfloat16"]
     subprocess.run([Path(vllm).with_name("python"), *maker], check=True, capture_output=True)
-    config = (folder / "config.json").read_text()
-    save_qwen(folder, "qwen3", template("qwen3"))
-    (folder / "config.json").write_text(config)
     return folder
 
 

@@ -59,7 +59,7 @@ def save_model(
             elif "embed_tokens" not in name:
                 # Random weights of the usual size give one id for ever: these wander.
                 weight.normal_(0, 0.3)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if tokenizer:
         import made_tokenizers
 
