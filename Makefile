@@ -83,6 +83,8 @@ SERVER := $(if $(wildcard $(ENGINE)/made),vllm --flags=--enforce-eager,tito)
 train-demo: export PATH := $(CURDIR)/$(CONSUMERS)/bin:$(CURDIR)/$(ENGINE)/bin:$(PATH)
 train-demo: export VLLM_CPU_KVCACHE_SPACE := 1
 train-demo: export HF_HUB_OFFLINE := 1
+# Small models: a second thread mostly waits, and spins while it does.
+train-demo: export OMP_NUM_THREADS := 1
 train-demo: train-venv ## the bundled captures to a trained, served and probed adapter: minutes on a CPU
 	rm -rf $(TRAINED)
 	mkdir -p $(TRAINED)
