@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 60
 ENGINE := .venv-engine
 HARNESS := .venv-harness
 
-.PHONY: demo test lint bench fuzz consumers train-test venv engine soak
+.PHONY: demo train-demo test lint bench fuzz consumers train-venv train-test venv engine soak
 
 demo: ## installs into its own environment, converts the bundled real captures and shows the result
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
@@ -71,9 +71,34 @@ engine: venv $(ENGINE)/made $(HARNESS)/made ## the tests against a real vLLM and
 soak: venv ## 20,000 recorded calls with faults and kills: the books must balance
 	$(VENV)/bin/python benches/record_soak.py
 
-train-test: ## what needs torch: tiny models on the CPU, one process and two
+train-venv:
 	test -x $(CONSUMERS)/bin/python || $(PYTHON) -m venv $(CONSUMERS)
-	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,qlora]'
+	@echo 'The first time this installs torch and its friends: 6 GB, some minutes.'
+	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,qlora,serve]'
+
+# The base is made on the spot: random weights beside the real tokenizer and template of Qwen3. Served by vLLM where
+# `make engine` installed it, else by our own server.
+TRAINED := $(OUT)/train
+SERVER := $(if $(wildcard $(ENGINE)/made),vllm --flags=--enforce-eager,tito)
+train-demo: export PATH := $(CURDIR)/$(CONSUMERS)/bin:$(CURDIR)/$(ENGINE)/bin:$(PATH)
+train-demo: export VLLM_CPU_KVCACHE_SPACE := 1
+train-demo: export HF_HUB_OFFLINE := 1
+# Small models: a second thread mostly waits, and spins while it does.
+train-demo: export OMP_NUM_THREADS := 1
+train-demo: train-venv ## the bundled captures to a trained, served and probed adapter: minutes on a CPU
+	rm -rf $(TRAINED)
+	mkdir -p $(TRAINED)
+	cd $(TRAINED) && python $(CURDIR)/tests/tiny_models.py tiny-qwen3
+	cd $(TRAINED) && tito convert ../../$(CAPTURES)/qwen3/calls.jsonl -o rows.parquet --think strip --val 0.25 \
+	    --columns output_logprobs
+	cd $(TRAINED) && tito train tiny-cpu base=tiny-qwen3 data=rows.parquet val=rows.val.parquet output=out \
+	    lora_rank=32 lora_alpha=32 lr=1e-2 epochs=10 accumulate=3 eval_every=10 --probe-every 10
+	cd $(TRAINED) && tito serve tiny-qwen3 --engine $(SERVER) --adapter out/adapter --rows rows.parquet --port 8765 -- \
+	    tito probe --prompts rows.parquet --live rows.val.parquet --assert call-tag --assert sends-message \
+	    --max-tokens 64 --report probe.json
+	cd $(TRAINED) && tito doctor .
+
+train-test: train-venv ## what needs torch: tiny models on the CPU, one process and two
 	OMP_NUM_THREADS=1 $(CONSUMERS)/bin/pytest --quiet -m 'train and not slow' tests
 	$(CONSUMERS)/bin/pytest --quiet python/tito/train
 

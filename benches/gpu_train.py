@@ -1,12 +1,11 @@
-"""What training costs: trainer beside plain PyTorch loop, merged beside per-turn rows, float32 beside bfloat16.
+"""What training costs: trainer beside plain PyTorch loop, float32 beside bfloat16. Of merged rows: `merged_train.py`.
 
     python benches/gpu_train.py                                   # a CPU: a tiny random model
     python benches/gpu_train.py --layers 24 --hidden 2048 --length 8192 --device cuda
 
 Weights are random, so no download; every run trains the same ids, and that is checked first. Ratios are of one process,
 loops interleaved (CPU seconds on a CPU), the median of --steps optimiser steps each. On a GPU also peak memory, and
-whether rows of a pack are kept apart with SDPA and, where it is installed, flash attention. Scoring costs by loss
-tokens, which merged rows have as many of: only the rest of a step follows their length.
+whether rows of a pack are kept apart with SDPA and, where it is installed, flash attention.
 """
 
 import argparse
@@ -18,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tito
 import torch
 from tito.train import TitoCollator, TitoSFTDataset, TrainConfig
 from tito.train.base import find_targets, read_base
@@ -29,8 +27,6 @@ from tito.train.rhythm import Rhythm
 from tito.train.run import Run
 from tito.train.work import Work
 from transformers import Qwen3Config, Qwen3ForCausalLM, TrainerCallback
-
-CAPTURE = Path(__file__).parents[1] / "tests" / "captures" / "qwen3" / "calls.jsonl"
 
 
 class Clock(TrainerCallback):
@@ -164,28 +160,6 @@ def main():
                     print(f"{kind}, {attention}: {check_isolation(held, held.train_rows, read).text}")
                 except (ImportError, ValueError) as error:
                     print(f"{kind}, {attention}: {error}")
-
-        merged(made_in, folder, given, now)
-
-
-def merged(made_in, folder, given, now):
-    """A real capture set, per turn and merged: the same trained ids, at a cost that follows the lengths."""
-    found = {}
-    if given.vocabulary < 151936:
-        folder = base(Path(made_in) / "qwen", argparse.Namespace(**{**vars(given), "vocabulary": 151936}))
-    for kind in ("turn", "merged"):
-        path = Path(made_in) / f"{kind}.parquet"
-        tito.convert(CAPTURE, path, policies=tito.Policies(rows=kind))
-        held, _ = trainer(folder, path, given, "loss=chunked")
-        rows = held.train_rows
-        trained = sorted(i for s in rows for i in s["labels"].tolist() if i != -100)
-        found[kind] = (trained, int(rows.lengths().sum()), sum(by_trainer(held, now)))
-    assert found["turn"][0] == found["merged"][0]
-    (_, turn, slow), (_, whole, fast) = found["turn"], found["merged"]
-    same = len(found["turn"][0])
-    print(
-        f"merged rows: the same {same:,} trained ids in {whole / turn:.2f} of the length, {fast / slow:.2f} of the time"
-    )
 
 
 if __name__ == "__main__":

@@ -85,6 +85,13 @@ def test_a_sound_run(run, capsys):
     steps = [line.split()[:2] for line in out.splitlines()]
     assert {step for step, _ in steps} == {"data", "rows", "train", "merge", "serve", "probe"}
     assert {state for _, state in steps} == {"ok"}
+    hashes = {line.split()[2] for line in out.splitlines()}
+    told = [
+        file_hash(run / "rows.parquet"),
+        LoraAdapter(run / "out" / "adapter").hash,
+        LoraAdapter(run / "served").hash,
+    ]
+    assert {hash_.partition(":")[2][:12] for hash_ in told} <= hashes
     assert [step for step, _ in steps] == sorted(
         [s for s, _ in steps], key=["data", "rows", "train", "merge", "serve", "probe"].index
     )
@@ -167,8 +174,8 @@ def test_what_is_not_there_is_said(run, capsys):
         (run / name).unlink()
     assert main(["doctor", str(run)]) == 0
     out = capsys.readouterr().out
-    assert f"serve  missing  no record in {run}\n" in out
-    assert f"probe  missing  no record in {run}\n" in out
+    assert f"serve  missing  -             no record in {run}\n" in out
+    assert f"probe  missing  -             no record in {run}\n" in out
     assert "calls.jsonl: not here\n" in out
 
 

@@ -46,8 +46,9 @@ def model(tmp_path_factory):
     """A folder with random weights beside the real tokenizer and template."""
     vllm = program("TITO_VLLM")
     folder = save_qwen(tmp_path_factory.mktemp("model") / "tiny-qwen3", "qwen3", template("qwen3"))
-    maker = Path(__file__).with_name("made_model.py")
-    subprocess.run([Path(vllm).with_name("python"), maker, folder], check=True, capture_output=True)
+    # The engine's Python has torch, and this one the ranks of the tokenizer.
+    maker = [Path(__file__).with_name("tiny_models.py"), folder, "--no-tokenizer", "--dtype", "bfloat16"]
+    subprocess.run([Path(vllm).with_name("python"), *maker], check=True, capture_output=True)
     return folder
 
 

@@ -237,8 +237,9 @@ def test_prompts_are_first_turns_with_their_requests(calls):
     assert (len(captured), len(every)) == (24, 36)
     merged = calls / "merged.parquet"
     tito.convert(calls / "calls.jsonl", merged, policies=tito.Policies(rows="merged"))
-    with pytest.raises(tito.UsageError, match="merged rows, in which no prompt ends"):
-        read_prompts(merged, 1)
+    inside = read_prompts(merged, 100, first_turns=False)
+    assert {(p.ids, p.output_ids) for p in inside} == {(p.ids, p.output_ids) for p in every}
+    assert all(p.request["messages"] for p in inside)
 
 
 def test_every_captured_prompt_is_what_the_template_makes(templates, calls):
@@ -264,6 +265,15 @@ def test_raw_ids_in_and_out(capsys):
         assert main(words) == 2
         assert main(["probe", "--url", url, "--model", "nobody", "--raw", "--ids", "1"]) == 1
     assert "The model `nobody` does not exist." in capsys.readouterr().err
+
+
+def test_the_help_names_every_assertion():
+    from tito.cli.probe import EXAMPLE
+
+    assert all(name in EXAMPLE for name in ASSERTIONS)
+    with pytest.raises(tito.UsageError, match="no assertion call-tg") as error:
+        find_assertion("call-tg")
+    assert error.value.hint.startswith("did you mean call-tag? built in: call-tag, no-think")
 
 
 def test_what_is_missing_is_asked_for(tmp_path, monkeypatch, capsys):

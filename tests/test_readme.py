@@ -70,7 +70,7 @@ def test_every_column_flag_and_reason_is_told():
 
 def options():
     [verbs] = [action for action in _parser()._actions if action.dest == "verb"]
-    actions = [action for verb in ("convert", "record") for action in verbs.choices[verb]._actions]
+    actions = [action for verb in ("convert", "record", "train") for action in verbs.choices[verb]._actions]
     return {option for action in actions for option in action.option_strings}
 
 

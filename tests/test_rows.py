@@ -84,6 +84,21 @@ def test_ids_of_parquet_are_read_only_views_that_live_on(folder):
     assert first.input_ids.tolist() == kept
 
 
+def test_the_extent_is_that_of_a_loop(folder, tmp_path):
+    """By column from parquet, in one row group or many; merged rows hold everything in `input_ids`."""
+    merged = tmp_path / "merged.parquet"
+    tito.convert(CAPTURES / "qwen3" / "calls.jsonl", merged, policies=tito.Policies(rows="merged"))
+    cut = tmp_path / "cut.parquet"
+    pq.write_table(pq.read_table(folder / "rows.parquet").slice(3), cut, row_group_size=2)
+    for path in (folder / "rows.parquet", folder / "rows.jsonl", folder / "shards", merged, cut):
+        rows = tito.open_rows(path)
+        longest = max(len(row.input_ids) + len(row.output_ids) for row in rows)
+        highest = max(max([*row.input_ids.tolist(), *row.output_ids.tolist()]) for row in rows)
+        assert rows.extent() == (longest, highest)
+    pq.write_table(pq.read_table(folder / "rows.parquet").slice(0, 0), cut)
+    assert tito.open_rows(cut).extent() == (0, -1)
+
+
 def test_metadata_tells_kind_and_policies(folder):
     parquet, lines, shards = (tito.open_rows(folder / name) for name in ("rows.parquet", "rows.jsonl", "one"))
     assert parquet.kind == lines.kind == shards.kind == "turn"

@@ -251,7 +251,8 @@ def launch(base, tmp_path, port, monkeypatch):
         text = textwrap.dedent(SERVER).format(**given, adapters={a.name: a.folder for a in plan.adapters})
         (tmp_path / "engine.py").write_text(text)
         command = recipes.Command((sys.executable, str(tmp_path / "engine.py")), {})
-        monkeypatch.setitem(recipes.RECIPES, "scripted", lambda _: command)
+        for engine in ("scripted", "vllm"):
+            monkeypatch.setitem(recipes.RECIPES, engine, lambda _: command)
         return serve(plan, engine="scripted", log=tmp_path / "log", prompts=PROMPTS, ready_seconds=seconds)
 
     return go
@@ -271,6 +272,33 @@ def test_a_server_that_comes_up_is_recorded_and_stopped(launch, port):
         assert serving.verified == [f"{serving.adapters[0].name}: ids differ on 5 of 5 prompts, logprobs by up to 0"]
         assert (serving.pid, serving.command[0]) == (process.pid, sys.executable)
     assert gone(process.pid)
+
+
+SAYS = "import os; print(os.environ['OPENAI_BASE_URL'], os.environ['OPENAI_API_KEY']); raise SystemExit(5)"
+
+
+def test_a_command_runs_while_it_serves(launch, base, tmp_path, port, monkeypatch, capfd):
+    """Its code is the verb's, stdout is its own, and the server ends behind it."""
+    launch("works")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    words = ["serve", base, "--adapter", tmp_path / "a", "--port", port]
+    words += ["--record", tmp_path / "serving.json", "--log", tmp_path / "log"]
+    assert main([*map(str, words), "--", sys.executable, "-c", SAYS]) == 5
+    out, err = capfd.readouterr()
+    assert out == f"http://127.0.0.1:{port}/v1 none\n"
+    assert "ids differ on 5 of 5 prompts" in err
+    assert gone(Serving.load(tmp_path / "serving.json").pid)
+    assert main([*map(str, words), "--", "/nowhere/program", "--flag"]) == 3
+    assert "error: /nowhere/program: No such file or directory\n" in capfd.readouterr().err
+    assert gone(Serving.load(tmp_path / "serving.json").pid)
+
+
+def test_a_command_needs_a_server_of_its_own(base, capsys):
+    assert main(["serve", str(base), "--dry-run", "--", "true"]) == 2
+    assert main(["serve", "check", str(base), "--url", "http://127.0.0.1:9", "--", "true"]) == 2
+    err = capsys.readouterr().err
+    assert "error: --dry-run serves nothing, and no command runs" in err
+    assert "error: check asks a server that runs already\nhint: run the command by itself" in err
 
 
 def test_a_server_that_dies_while_it_loads(launch):

@@ -342,3 +342,12 @@ def test_a_file_that_is_cut_off(tmp_path, real):
         TitoSFTDataset(tmp_path / "b.jsonl")
     with pytest.raises(tito.WorldError, match="no such file"):
         TitoSFTDataset(tmp_path / "c.parquet")
+
+
+def test_every_key_of_a_recipe_has_a_meaning_or_says_it_by_its_name():
+    from dataclasses import fields
+
+    from tito.train.config import TrainConfig, meanings
+
+    bare = {field.name for field in fields(TrainConfig)} - meanings().keys()
+    assert bare == {"lora_dropout", "schedule", "weight_decay", "device", "seed"}

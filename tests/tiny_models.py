@@ -1,18 +1,27 @@
-"""Tiny random models with real tokenizers, and LoRA adapters for them: for tests that need torch."""
+"""Tiny random models with real tokenizers and templates, and LoRA adapters for them: for what needs torch.
+
+`python tests/tiny_models.py DIR` makes one to try training and serving on, without a download.
+"""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 FAMILIES = {"qwen3": "qwen3", "qwen3.5": "qwen3_5_think"}
 
 
-def config(family: str, *, context: int = 512):
+# Embeddings between which a LoRA adapter tells ids apart: with the usual ones, over a frozen base, it cannot.
+LEARNABLE = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
+_LEARNABLE_EMBEDDING, _LEARNABLE_WEIGHT = 0.1, 0.05
+
+
+def config(family: str, *, context: int = 512, **shape):
     import transformers
 
     ends = {"eos_token_id": 151645, "pad_token_id": 151643, "bos_token_id": None}
     small = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
-    small |= {"head_dim": 32, "max_position_embeddings": context, "tie_word_embeddings": True}
+    small |= {"head_dim": 32, "max_position_embeddings": context, "tie_word_embeddings": True, **shape}
     if family == "qwen3":
         return transformers.Qwen3Config(vocab_size=151_936, num_hidden_layers=2, **small, **ends)
     text = {**small, "vocab_size": 248_320, "num_hidden_layers": 4, "full_attention_interval": 4}
@@ -23,22 +32,34 @@ def config(family: str, *, context: int = 512):
 
 
 def save_model(
-    folder: Path, family: str = "qwen3", *, seed: int = 0, context: int = 512, dtype="float32", tokenizer=True
+    folder: Path,
+    family: str = "qwen3",
+    *,
+    seed: int = 0,
+    context: int = 512,
+    dtype="float32",
+    tokenizer=True,
+    learnable=False,
 ) -> Path:
-    """A model's folder as hubs have it: weights, and tokenizer and template where they are wanted."""
+    """A model's folder as hubs have it: weights, and tokenizer and template where they are wanted. `learnable` is of a
+    shape and size on which an adapter learns a dozen rows in some ten steps."""
     import torch
     import transformers
 
     torch.manual_seed(seed)
-    settings = config(family, context=context)
+    settings = config(family, context=context, **(LEARNABLE if learnable else {}))
     kind = {"qwen3": "Qwen3ForCausalLM", "qwen3.5": "Qwen3_5ForConditionalGeneration"}[family]
     model = getattr(transformers, kind)(settings)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            # Random weights of the usual size give one id for ever: these wander.
-            if weight.ndim >= 2 and "embed_tokens" not in name:
+            if weight.ndim < 2:
+                continue
+            if learnable:
+                weight.normal_(0, _LEARNABLE_EMBEDDING if "embed_tokens" in name else _LEARNABLE_WEIGHT)
+            elif "embed_tokens" not in name:
+                # Random weights of the usual size give one id for ever: these wander.
                 weight.normal_(0, 0.3)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if tokenizer:
         import made_tokenizers
 
@@ -71,3 +92,29 @@ def save_adapter(
                 weight.normal_(0, size) if size else weight.zero_()
     adapted.save_pretrained(str(folder))
     return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--family", choices=tuple(FAMILIES), default="qwen3")
+    parser.add_argument("--context", type=int, default=4096, metavar="N")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--no-tokenizer", action="store_true", help="weights alone")
+    given = parser.parse_args()
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    save_model(
+        given.folder,
+        given.family,
+        context=given.context,
+        dtype=given.dtype,
+        tokenizer=not given.no_tokenizer,
+        learnable=True,
+    )
+    print(given.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,5 @@
-"""A probe that measures nothing and stops a run at the step that TITO_STOP names, as Ctrl-C would."""
+"""Probes of a user's own: one that measures nothing and stops a run at the step that TITO_STOP names, as Ctrl-C would,
+and others whose numbers are known beforehand."""
 
 import os
 
@@ -10,6 +11,22 @@ def probe(model, *, step):
     return {"score": -abs(step - 4)}
 
 
+def same(model, *, step):
+    return {"score": 0.5}
+
+
 class Odd:
     def __call__(self, model, *, step):
         return {"score": step % 2, "other": 1.0}
+
+
+class Two:
+    """Two numbers that point elsewhere."""
+
+    def __call__(self, model, *, step):
+        return {"score": step, "other": float(step == 2)}
+
+
+def even(reply):
+    """An assertion."""
+    return len(reply.output_ids) % 2 == 0 or "an odd number of ids"

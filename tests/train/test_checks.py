@@ -405,7 +405,7 @@ def test_heldout_that_got_worse(models, rows, tmp_path):
         (["tiny-cpu", "batch=true"], 2, "batch: True is not a whole number", "whole number"),
         (["tiny-cpu", "seed=-1"], 2, "seed: -1 is below 0", "0 or more"),
         (["tiny-cpu", "patience=2"], 2, "patience, but nothing to judge by", "val"),
-        (["tiny-cpu", "--probe-every", "5"], 2, "probe_every, but no probe is named", "probe"),
+        (["tiny-cpu", "--probe-every", "0"], 2, "probe_every: 0 is not above 0", "above 0"),
         (["tiny-cpu", "fsdp=true"], 2, "fsdp on the CPU", "torchrun"),
         (["tiny-cpu", "allow=[canry]"], 2, "allow: no check is called 'canry'", "did you mean canary?"),
     ],

@@ -25,7 +25,9 @@ def run(models, rows, output, *more, base="qwen3", data="qwen3"):
 @pytest.fixture(scope="module")
 def dense(models, rows, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "dense"
-    found, said = run(models, rows, output, f"val={rows['qwen3-val']}", "eval_every=1", "base_name=Qwen/Qwen3-4B")
+    found, said = run(
+        models, rows, output, f"val={rows['qwen3-val']}", "eval_every=1", "metric=heldout", "base_name=Qwen/Qwen3-4B"
+    )
     return output, found, said
 
 

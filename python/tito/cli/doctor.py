@@ -49,7 +49,7 @@ def _versions(as_json: bool) -> int:
 
 
 def _run(folder: Path, as_json: bool) -> int:
-    from tito.doctor.handoffs import STEPS, examine
+    from tito.doctor.handoffs import STEPS, examine, short
 
     found = examine(folder)
     broken = [finding for finding in found if finding.state == "broken"]
@@ -58,10 +58,11 @@ def _run(folder: Path, as_json: bool) -> int:
         print(json.dumps({"findings": [asdict(f) for f in found], "first_broken": first}, indent=2, ensure_ascii=False))
     else:
         for finding in found:
-            print(f"{finding.step:<7}{finding.state:<9}{finding.what}")
+            hashed = "-" if finding.hash is None else short(finding.hash)
+            print(f"{finding.step:<7}{finding.state:<9}{hashed:<14}{finding.what}")
         for step in STEPS:
             if not any(finding.step == step for finding in found):
-                print(f"{step:<7}{'missing':<9}no record in {folder}")
+                print(f"{step:<7}{'missing':<9}{'-':<14}no record in {folder}")
     if not broken:
         return 0
     print(f"error: {broken[0].step}: {broken[0].what}", file=sys.stderr)

@@ -21,7 +21,14 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, args: Sequence[str] | None) -> argparse.Namespace:
         """As `parse_args`, but an unknown option is an error of its verb, which knows the nearest one."""
-        known, unknown = self.parse_known_args(args)
+        given = list(sys.argv[1:] if args is None else args)
+        command: list[str] | None = None
+        if "--" in given and self._verb(given[0]).get_default("command") is not None:
+            at = given.index("--")
+            given, command = given[:at], given[at + 1 :]
+        known, unknown = self.parse_known_args(given)
+        if command is not None:
+            known.command = command
         # argparse takes a list of arguments only up to the first option behind it.
         if (late := getattr(known, "late", None)) and not any(argument.startswith("-") for argument in unknown):
             getattr(known, late).extend(unknown)
@@ -29,6 +36,14 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             getattr(known, "parser", self).error(f"unrecognized arguments: {' '.join(unknown)}")
         return known
+
+    def _verb(self, name: str) -> argparse.ArgumentParser:
+        """The parser of a verb; a verb whose `command` has a default takes what stands behind `--` as a command."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and name in action.choices:
+                found: argparse.ArgumentParser = action.choices[name]
+                return found
+        return self
 
     def error(self, message: str) -> NoReturn:
         """Prints message and hint on stderr and exits with 2."""

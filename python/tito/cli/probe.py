@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tito.serve.client import Server
     from tito.serve.record import Serving
 
+# Of a reply, on a terminal's line.
+_SHOWN = 100
 ABOUT = "ask a served student and its base the same, and say whether it learnt what it should"
 EXAMPLE = """\
 example:
@@ -28,8 +30,9 @@ example:
 Prompts go as ids to the completions route, without a template; where a capture holds the request, it also goes through
 the chat route, and the server's prompt is compared with the captured one. Exit 1 when adapter and base give the same
 ids, when an assertion that was asked for fails, when the served parser misses calls that another reads, and when the
-server makes another prompt than was trained on. An assertion of your own is a function of one reply: MODULE:FUNCTION or
-FILE.py:FUNCTION.
+server makes another prompt than was trained on. Assertions: call-tag, no-think, sends-message, ends, not-swallowed,
+no-parrot; all are shown, and those that are asked for must hold. One of your own is a function of one reply:
+MODULE:FUNCTION or FILE.py:FUNCTION.
 """
 
 
@@ -43,11 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--base-model", metavar="NAME", help="the base to compare with (default: the record's)")
     server.add_argument("--tokenizer", metavar="DIR", help="folder with tokenizer and template (default: the record's)")
     parser.add_argument("--prompts", metavar="FILE", help="rows or captures whose first turns are asked")
-    parser.add_argument("--live", metavar="FILE", help="captures of what the student meets now, read beside the others")
+    parser.add_argument("--live", metavar="FILE", help="rows or captures that it was not trained on, beside them")
     parser.add_argument("--n", type=count, default=8, metavar="N", help="prompts (default 8)")
     parser.add_argument("--all-turns", action="store_true", help="prompts of any turn, not of first turns alone")
     parser.add_argument("--max-tokens", type=count, default=128, metavar="N", help="ids of a reply (default 128)")
-    parser.add_argument("--assert", dest="asserts", action="append", default=[], metavar="NAME", help="must hold")
+    parser.add_argument(
+        "--assert",
+        dest="asserts",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="must hold (below); may be repeated",
+    )
     parser.add_argument("--least", type=float, default=1.0, metavar="SHARE", help="of replies, for that (default 1)")
     parser.add_argument("--no-chat", action="store_true", help="ids alone: no chat route")
     parser.add_argument("--report", metavar="FILE", help="write the report here as JSON")
@@ -172,5 +182,6 @@ def _text(report: ProbeReport) -> str:
         lines.append(f"form {form:<10}{row['replies']} replies; read by {read}")
     for way, same in report.templates.items():
         lines.append(f"prompt {way:<12}the trained ids for {same} of {report.template_prompts}")
+    lines += [f"said           {name}: {text[:_SHOWN]!r}" for name, text in report.said.items()]
     lines.append(f"verdict        {report.verdict}")
     return "\n".join(lines) + "\n"

@@ -7,12 +7,12 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tito.cli.options import count
-from tito.errors import UsageError, with_hint
+from tito.errors import UsageError, WorldError, with_hint
 
 if TYPE_CHECKING:
     import subprocess
@@ -26,30 +26,38 @@ ABOUT = "serve a base and its LoRA adapters under names that carry their content
 EXAMPLE = """\
 example:
   tito serve models/Qwen3-4B --adapter out/adapter --rows rows.parquet
+  tito serve models/Qwen3-4B --adapter out/adapter -- tito probe --prompts rows.parquet --assert call-tag
   tito serve load out/adapter2 --url http://127.0.0.1:8000
   tito serve unload Qwen3-4B-lora-3f2a9c1b04de --url http://127.0.0.1:8000
   tito serve check models/Qwen3-4B --adapter out/adapter --url http://127.0.0.1:8000
 
 Serves until it is stopped, and prints the URL to stdout when every adapter was seen to change what is sampled. What is
-served stands in serving.json. --dry-run checks everything and prints the command for vllm, sglang, llama.cpp or tito
-(a small server of ours, for a CPU and for tests). The engine's own flags: --flags="--enforce-eager --seed 1".
+served stands in serving.json. With -- COMMAND it serves while the command runs (OPENAI_BASE_URL is set for it), stops
+behind it, and exits with its code. --engine tito is a small server of ours, for a CPU and for tests. --dry-run checks
+everything and prints the engine's command. The engine's own flags: --flags="--enforce-eager --seed 1".
 """
 _ACTIONS = ("load", "unload", "check")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
+    parser.set_defaults(command=())
     parser.add_argument(
-        "words", nargs="+", metavar="BASE|load DIR|unload NAME|check BASE", help="a model's folder, or what to do"
+        "words",
+        nargs="+",
+        metavar="WHAT",
+        help="BASE, a model's folder; of --url: load DIR, unload NAME, check BASE",
     )
     parser.add_argument("--adapter", action="append", default=[], metavar="DIR", help="a LoRA adapter; may be repeated")
-    parser.add_argument("--engine", choices=("vllm", "sglang", "llama.cpp", "tito"), default="vllm", help="(vllm)")
+    parser.add_argument(
+        "--engine", choices=("vllm", "sglang", "llama.cpp", "tito"), default="vllm", help="default: vllm"
+    )
     parser.add_argument("--flags", default="", metavar="TEXT", help='more flags for the engine: --flags="--seed 1"')
     parser.add_argument("--name", help="name of the base in requests (default: its folder's); of the adapter with load")
     parser.add_argument("--rows", metavar="FILE", help="rows it was trained on: length, tokenizer, parsers")
     parser.add_argument("--prompts", metavar="FILE", help="rows or captures whose prompts show that adapters act")
-    parser.add_argument("--record", metavar="FILE", default="serving.json", help="default: serving.json")
-    parser.add_argument("--log", metavar="FILE", default="serving.log", help="the server's own words")
+    parser.add_argument("--record", metavar="FILE", default="serving.json", help="what is served (serving.json)")
+    parser.add_argument("--log", metavar="FILE", default="serving.log", help="the server's own words (serving.log)")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the command, start nothing")
     parser.add_argument("--url", metavar="URL", help="the running server (load, unload, check)")
     parser.add_argument("--key", metavar="ENV", help="variable that holds the server's API key")
@@ -72,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     word, *rest = args.words
     if word in _ACTIONS:
+        if args.command:
+            raise with_hint(UsageError(f"{word} asks a server that runs already"), "run the command by itself")
         if len(rest) != 1 or not args.url:
             raise with_hint(UsageError(f"{word} wants one thing and a server"), f"tito serve {word} X --url URL")
         return {"load": _load, "unload": _unload, "check": _check}[word](args, rest[0])
@@ -79,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         raise with_hint(
             UsageError("--url names a running server"), "tito serve check BASE --url URL; or --host, --port"
         )
+    if args.command and args.dry_run:
+        raise with_hint(UsageError("--dry-run serves nothing, and no command runs"), "leave one of them out")
     if rest:
         raise with_hint(UsageError(f"{rest[0]}: one base is served"), "flags of the engine's own go into --flags=TEXT")
     return _start(args, Path(word), shlex.split(args.flags))
@@ -117,13 +129,30 @@ def _start(args: argparse.Namespace, base: Path, extra: list[str]) -> int:
     ) as (serving, process):
         serving.save(args.record)
         _tell(serving, args)
-        return _stay(process, log)
+        return _run_command(args.command, serving.url) if args.command else _stay(process, log)
+
+
+def _run_command(words: Sequence[str], url: str) -> int:
+    """Runs a command beside the server; gives its code."""
+    import subprocess
+
+    told = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1"}
+    key = {"OPENAI_API_KEY": os.environ.get("OPENAI_API_KEY") or "none"}
+    try:
+        command = subprocess.Popen(list(words), env={**os.environ, **told, **key})
+    except OSError as error:
+        raise with_hint(WorldError(f"{words[0]}: {error.strerror}"), "name a program that can be run") from None
+    try:
+        code = command.wait()
+    except BaseException:
+        command.terminate()
+        command.wait()
+        raise
+    return code if code >= 0 else 128 - code
 
 
 def _stay(process: subprocess.Popen[bytes], log: Path) -> int:
     """Waits until the server ends by itself, which is a failure, or until this program is stopped."""
-    from tito.errors import WorldError
-
     sys.stdout.flush()
     code = process.wait()
     raise with_hint(WorldError(f"the server ended with {code}"), f"see {log}")
@@ -234,7 +263,8 @@ def _tell(serving: Serving, args: argparse.Namespace) -> None:
     for line in serving.verified or ["no adapters"]:
         print(line, file=sys.stderr)
     print(f"{args.record}: {serving.engine} {serving.engine_version}, {serving.architecture}", file=sys.stderr)
-    print(serving.to_json() if args.json else serving.url + "/v1")
+    if not args.command:
+        print(serving.to_json() if args.json else serving.url + "/v1")
 
 
 def _watch() -> Callable[[str], None] | None:

@@ -18,7 +18,7 @@ from tito.adapter.write import ORIGIN
 from tito.errors import DataError, TitoError, WorldError, with_hint
 from tito.files import file_hash
 
-__all__ = ["STEPS", "Finding", "examine"]
+__all__ = ["STEPS", "Finding", "examine", "short"]
 
 STEPS = ("data", "rows", "train", "merge", "serve", "probe")
 """The steps, in their order."""
@@ -32,6 +32,8 @@ class Finding:
     step: str
     state: State
     what: str
+    hash: str | None = None
+    """Of the thing handed over, as it is now."""
 
 
 @dataclass(slots=True)
@@ -68,7 +70,8 @@ def _read(folder: Path) -> _Run:
     if not folder.is_dir():
         raise with_hint(WorldError(f"{folder}: no such folder"), "name a run's folder")
     run = _Run(folder, [], [], [], [], [], {}, [])
-    for path in sorted(folder.rglob("*.json"), key=lambda p: (p.stat().st_mtime, str(p))):
+    # What a run gave is known by its own name, and only then by a checkpoint that holds the same.
+    for path in sorted(folder.rglob("*.json"), key=lambda p: ("checkpoints" in p.parts, p.stat().st_mtime, str(p))):
         if path.name == CONFIG:
             try:
                 run.adapters.setdefault(LoraAdapter(path.parent).hash, path.parent)
@@ -125,16 +128,16 @@ def _train(run: _Run) -> Iterator[Finding]:
     for path, train in run.trains:
         for name, hash_ in {**(train.get("data") or {}), **(train.get("val") or {})}.items():
             if hash_ in given:
-                yield Finding("train", "ok", f"{path}: trained on {given[hash_]}, the rows of a manifest")
+                yield Finding("train", "ok", f"{path}: trained on {given[hash_]}, the rows of a manifest", hash_)
             elif given:
                 yield Finding(
-                    "train", "broken", f"{path}: trained on {name} ({_short(hash_)}), no rows of a manifest here"
+                    "train", "broken", f"{path}: trained on {name} ({short(hash_)}), no rows of a manifest here"
                 )
             else:
                 yield _file("train", run, path, {"file": name, "hash": hash_}, "training data")
         rows, base = (train.get("rows") or {}).get("tito.tokenizer_hash"), train.get("tokenizer_hash")
         if rows and base and rows != base:
-            yield Finding("train", "broken", f"{path}: rows of tokenizer {_short(rows)}, base of {_short(base)}")
+            yield Finding("train", "broken", f"{path}: rows of tokenizer {short(rows)}, base of {short(base)}")
         if (state := train.get("state")) in ("failed", "running", "stopped"):
             why = train.get("stopped") or "no end is recorded"
             yield Finding("train", "broken", f"{path}: the run is {state}: {why}")
@@ -145,8 +148,8 @@ def _gave(run: _Run, path: Path, train: Mapping[str, Any]) -> Finding:
     """The adapter of a run: by its hash where it is recorded, else the one that lies beside the record."""
     if hash_ := train.get("adapter_hash"):
         if hash_ in run.adapters:
-            return Finding("train", "ok", f"{path}: gave {run.adapters[hash_]}")
-        return Finding("train", "broken", f"{path}: gave adapter {_short(hash_)}, which is not in {run.folder}")
+            return Finding("train", "ok", f"{path}: gave {run.adapters[hash_]}", hash_)
+        return Finding("train", "broken", f"{path}: gave adapter {short(hash_)}, which is not in {run.folder}")
     beside = [folder for folder in run.adapters.values() if folder in (path.parent, path.parent / "adapter")]
     if beside:
         return Finding("train", "unknown", f"{path}: no hash of an adapter is recorded; {beside[0]} lies beside it")
@@ -161,13 +164,13 @@ def _merge(run: _Run) -> Iterator[Finding]:
             there = {folder: hash_ for hash_, folder in run.adapters.items()}.get(path.parent)
             if there != note["hash"]:
                 yield Finding(
-                    "merge", "broken", f"{path.parent}: {_short(there)} now, {_short(note['hash'])} when it was made"
+                    "merge", "broken", f"{path.parent}: {short(there)} now, {short(note['hash'])} when it was made"
                 )
                 continue
         if origin.get("hash") in run.adapters:
-            yield Finding("merge", "ok", f"{path.parent}: made of {run.adapters[origin['hash']]}")
+            yield Finding("merge", "ok", f"{path.parent}: made of {run.adapters[origin['hash']]}", origin["hash"])
         elif origin.get("hash") and any(t.get("adapter_hash") for _, t in run.trains):
-            yield Finding("merge", "broken", f"{path.parent}: made of {_short(origin['hash'])}, which no run here gave")
+            yield Finding("merge", "broken", f"{path.parent}: made of {short(origin['hash'])}, which no run here gave")
         else:
             yield Finding("merge", "unknown", f"{path.parent}: made of {origin.get('folder')}, which has no hash here")
 
@@ -180,10 +183,10 @@ def _serve(run: _Run) -> Iterator[Finding]:
             yield _served(run, path, adapter)
         if bases and serving.get("base_hash") and serving["base_hash"] not in bases:
             yield Finding(
-                "serve", "broken", f"{path}: base {_short(serving['base_hash'])}, trained was {_short(min(bases))}"
+                "serve", "broken", f"{path}: base {short(serving['base_hash'])}, trained was {short(min(bases))}"
             )
         elif bases and serving.get("base_hash"):
-            yield Finding("serve", "ok", f"{path}: serves the base that was trained on")
+            yield Finding("serve", "ok", f"{path}: serves the base that was trained on", serving["base_hash"])
         yield from _identity(run, path, serving)
 
 
@@ -194,14 +197,12 @@ def _served(run: _Run, path: Path, adapter: Mapping[str, Any]) -> Finding:
     except TitoError as error:
         return Finding("serve", "broken", f"{path}: {adapter.get('name')}: {error}")
     if now != hash_:
-        return Finding(
-            "serve", "broken", f"{folder}: changed since it was served: {_short(now)}, served {_short(hash_)}"
-        )
+        return Finding("serve", "broken", f"{folder}: changed since it was served: {short(now)}, served {short(hash_)}")
     if run.adapters and hash_ not in run.adapters:
         return Finding(
-            "serve", "broken", f"{path}: serves {folder} ({_short(hash_)}), an adapter that this run did not give"
+            "serve", "broken", f"{path}: serves {folder} ({short(hash_)}), an adapter that this run did not give"
         )
-    return Finding("serve", "ok", f"{path}: serves {adapter.get('name')} from {folder}")
+    return Finding("serve", "ok", f"{path}: serves {adapter.get('name')} from {folder}", hash_)
 
 
 def _identity(run: _Run, path: Path, serving: Mapping[str, Any]) -> Iterator[Finding]:
@@ -213,10 +214,10 @@ def _identity(run: _Run, path: Path, serving: Mapping[str, Any]) -> Iterator[Fin
         if not trained or not served:
             continue
         if served in trained:
-            yield Finding("serve", "ok", f"{path}: the {what} that was trained on")
+            yield Finding("serve", "ok", f"{path}: the {what} that was trained on", str(served))
         else:
             yield Finding(
-                "serve", "broken", f"{path}: {what} {_short(served)} is served, trained was {_short(min(trained))}"
+                "serve", "broken", f"{path}: {what} {short(served)} is served, trained was {short(min(trained))}"
             )
 
 
@@ -232,7 +233,7 @@ def _probe(run: _Run) -> Iterator[Finding]:
             problems = probe.get("problems") or ["it did not pass"]
             yield Finding("probe", "broken", f"{path}: {problems[0]}")
         else:
-            yield Finding("probe", "ok", f"{path}: passed ({probe.get('verdict')})")
+            yield Finding("probe", "ok", f"{path}: passed ({probe.get('verdict')})", probe.get("adapter_hash"))
 
 
 def _file(step: str, run: _Run, record: Path, told: Mapping[str, Any], what: str) -> Finding:
@@ -245,14 +246,16 @@ def _file(step: str, run: _Run, record: Path, told: Mapping[str, Any], what: str
         wanted = f"{size:,} bytes, {told['bytes']:,} were recorded"
         return Finding(step, "broken", f"{path}: changed since {record.name} was written: {wanted}")
     if not (hash_ := told.get("hash")):
-        return Finding(step, "ok", f"{path}: the {what} of {record.name} (by name and size: no hash is recorded)")
+        return Finding(
+            step, "ok", f"{path}: the {what} of {record.name} (by name and size: no hash is recorded)", file_hash(path)
+        )
     now = _hash_as(str(hash_), path)
     if now is None:
-        return Finding(step, "ok", f"{path}: the {what} of {record.name} (by size; by content with xxhash)")
+        return Finding(step, "ok", f"{path}: the {what} of {record.name} (by size; by content with xxhash)", hash_)
     if now != hash_:
-        wanted = f"{_short(now)}, recorded was {_short(hash_)}"
+        wanted = f"{short(now)}, recorded was {short(hash_)}"
         return Finding(step, "broken", f"{path}: changed since {record.name} was written: {wanted}")
-    return Finding(step, "ok", f"{path}: the {what} of {record.name}")
+    return Finding(step, "ok", f"{path}: the {what} of {record.name}", now)
 
 
 def _find(run: _Run, record: Path, name: str) -> Path | None:
@@ -285,5 +288,6 @@ def _bare(hash_: object) -> str:
     return str(hash_).rpartition(":")[2]
 
 
-def _short(hash_: object) -> str:
+def short(hash_: object) -> str:
+    """The digits of a hash that people compare."""
     return _bare(hash_)[:12]

@@ -13,13 +13,14 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from tito.errors import UsageError, with_hint
 from tito.serve.parsers import PARSERS, surface_form
 
-__all__ = ["ASSERTIONS", "Assertion", "Reply", "find_assertion"]
+__all__ = ["ASSERTIONS", "OF_SERVERS", "Assertion", "Reply", "find_assertion"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,8 @@ ASSERTIONS: Mapping[str, Assertion] = {
     "no-parrot": no_parrot,
 }
 """The built-in ones by name."""
+OF_SERVERS = frozenset({"not-swallowed"})
+"""Those that judge what a server's parsers leave of a reply, and hold for every other."""
 
 
 def find_assertion(name: str) -> Assertion:
@@ -120,7 +123,9 @@ def find_assertion(name: str) -> Assertion:
         return ASSERTIONS[name]
     place, found, function = name.rpartition(":")
     if not found:
-        raise with_hint(UsageError(f"no assertion {name}"), f"built in: {', '.join(ASSERTIONS)}; or MODULE:FUNCTION")
+        near = [f"did you mean {meant}?" for meant in get_close_matches(name, ASSERTIONS, 1)]
+        built_in = f"built in: {', '.join(ASSERTIONS)}; or MODULE:FUNCTION"
+        raise with_hint(UsageError(f"no assertion {name}"), " ".join([*near, built_in]))
     try:
         asked = getattr(_module(place), function)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:

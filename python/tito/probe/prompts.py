@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tito.errors import DataError, UsageError, with_hint
+
+if TYPE_CHECKING:
+    from tito.calls import Row
 
 __all__ = ["Prompt", "read_prompts"]
 
@@ -37,7 +40,7 @@ def read_prompts(path: Path, n: int, *, first_turns: bool = True) -> list[Prompt
     """`n` prompts, spread over a rows file or over the beginning of a capture; those of turn 0 alone, where there are
     any.
 
-    Raises `UsageError` for merged rows, which hold no prompts, and where there is nothing to ask.
+    Raises `UsageError` where there is nothing to ask.
     """
     from tito.rows import looks_like_rows
 
@@ -56,18 +59,25 @@ def _of_rows(path: Path, n: int, first_turns: bool) -> list[Prompt]:
     from tito.rows import open_rows
 
     rows = open_rows(path)
-    if rows.kind != "turn":
-        raise with_hint(UsageError(f"{path}: merged rows, in which no prompt ends"), "convert with --rows turn")
     looked = range(0, len(rows), max(1, len(rows) // _MOST_LOOKED))
-    first = [at for at in looked if rows[at].turn == 0] if first_turns else []
+    # A merged row holds the prompts of all its calls: what stands before the sample of each.
+    asked = [(at, place, turn) for at in looked for place, turn in enumerate(_turns(rows[at]))]
+    first = [call for call in asked if call[2] == 0] if first_turns else []
     found = []
-    for at in _spread(first or list(looked), n):
+    for at, place, turn in _spread(first or asked, n):
         row = rows[at]
-        where = f"{row.capture_file} record {row.capture_record}"
-        ids, output = tuple(row.input_ids.tolist()), tuple(row.output_ids.tolist())
-        request = _request(row.capture_file, row.capture_record, near=path)
-        found.append(Prompt(ids, output, where, row.agent, row.turn, request))
+        prompt, output, record = row.input_ids, row.output_ids, row.capture_record
+        if row.calls:
+            start, end = row.calls[place].start, row.calls[place].end
+            prompt, output, record = row.input_ids[:start], row.input_ids[start:end], row.calls[place].record
+        where = f"{row.capture_file} record {record}"
+        request = _request(row.capture_file, record, near=path)
+        found.append(Prompt(tuple(prompt.tolist()), tuple(output.tolist()), where, row.agent, turn, request))
     return found
+
+
+def _turns(row: Row) -> list[int | None]:
+    return [call.turn for call in row.calls] if row.calls else [row.turn]
 
 
 def _of_captures(path: Path, n: int, first_turns: bool) -> list[Prompt]:

@@ -11,16 +11,15 @@ from pathlib import Path
 from tito.files import file_hash, write_whole
 from tito.probe.assertions import Assertion, Reply
 from tito.probe.prompts import Prompt
+from tito.probe.share import Share, share_of
 from tito.probe.templates import Templates
 from tito.serve.client import Answer, Server
 from tito.serve.effect import compare
 from tito.serve.parsers import PARSERS, matrix
 from tito.serve.record import Serving
 
-__all__ = ["Asked", "ProbeReport", "Share", "probe", "wilson"]
+__all__ = ["Asked", "ProbeReport", "probe"]
 
-# Two-sided 95 %.
-_Z = 1.959963984540054
 _SERVERS_PARSERS = ("hermes", "qwen3_coder")
 
 
@@ -46,25 +45,6 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Share:
-    """How many replies hold, of how many; with Wilson's interval and the first reasons why not."""
-
-    held: int = 0
-    n: int = 0
-    interval: tuple[float, float] = (0.0, 1.0)
-    why: list[str] = field(default_factory=list)
-
-    @property
-    def share(self) -> float:
-        """`held / n`; 1 of nothing."""
-        return self.held / self.n if self.n else 1.0
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.held}/{self.n} [{low:.0%}, {high:.0%}]" if self.n else "not asked"
-
-
-@dataclass(slots=True)
 class ProbeReport:
     """What was seen. `problems` fail the probe."""
 
@@ -86,6 +66,8 @@ class ProbeReport:
     """By way of asking: prompts whose ids are the trained ones."""
     template_prompts: int = 0
     template_difference: str | None = None
+    said: dict[str, str] = field(default_factory=dict)
+    """By model: the first reply, as text where the tokenizer is known."""
     verdict: str = ""
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -118,9 +100,12 @@ def probe(server: Server, asked: Asked, serving: Serving | None = None, file: Pa
         prompts=len(asked.prompts),
     )
     answers = [_complete(server, asked.model, p, asked.max_tokens) for p in asked.prompts]
-    if asked.base is not None:
-        _effect(report, [_complete(server, asked.base, p, asked.max_tokens) for p in asked.prompts], answers)
     replies = {"trained": [_reply(a, p, asked) for a, p in zip(answers, asked.prompts, strict=True)]}
+    report.said[asked.model] = replies["trained"][0].text
+    if asked.base is not None:
+        of_base = [_complete(server, asked.base, p, asked.max_tokens) for p in asked.prompts]
+        _effect(report, of_base, answers)
+        report.said[asked.base] = _reply(of_base[0], asked.prompts[0], asked).text
     if asked.live:
         replies["live"] = [_reply(_complete(server, asked.model, p, asked.max_tokens), p, asked) for p in asked.live]
     with_request = [p for p in asked.prompts if p.request is not None] if asked.chat else []
@@ -131,20 +116,6 @@ def probe(server: Server, asked: Asked, serving: Serving | None = None, file: Pa
     _templates(report, asked, server if asked.chat else None)
     report.verdict = _verdict(report, asked)
     return report
-
-
-def wilson(held: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share.
-
-    >>> [round(edge, 2) for edge in wilson(10, 10)]
-    [0.72, 1.0]
-    """
-    if n == 0:
-        return 0.0, 1.0
-    share, square = held / n, _Z * _Z
-    middle = (share + square / (2 * n)) / (1 + square / n)
-    half = _Z / (1 + square / n) * (share * (1 - share) / n + square / (4 * n * n)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _complete(server: Server, model: str, prompt: Prompt, max_tokens: int) -> Answer:
@@ -190,25 +161,13 @@ def _effect(report: ProbeReport, base: Sequence[Answer], adapted: Sequence[Answe
 
 def _judge(report: ProbeReport, asked: Asked, replies: Mapping[str, Sequence[Reply]]) -> None:
     for name, assertion in asked.assertions.items():
-        shares = {how: _share(assertion, group) for how, group in replies.items()}
+        shares = {how: share_of(assertion, group) for how, group in replies.items()}
         report.assertions[name] = shares
         if name not in asked.judged:
             continue
         for how, share in shares.items():
             if share.share < asked.least:
                 report.problems.append(f"{name} ({how}): {share}: {share.why[0]}")
-
-
-def _share(assertion: Assertion, replies: Sequence[Reply]) -> Share:
-    share = Share(n=len(replies))
-    for reply in replies:
-        said = assertion(reply)
-        if said is True:
-            share.held += 1
-        elif len(share.why) < 3:
-            share.why.append(said if isinstance(said, str) else "false")
-    share.interval = wilson(share.held, share.n)
-    return share
 
 
 def _parse(report: ProbeReport, asked: Asked, replies: Sequence[Reply]) -> None:

@@ -194,10 +194,7 @@ def _from_rows(
             DataError(f"{wanted.rows}: made with tokenizer {told[:19]}, {base.folder} has {tokenizer[:19]}"),
             "serve the base that the rows were recorded from",
         )
-    longest, highest = 0, -1
-    for row in rows:
-        longest = max(longest, len(row.input_ids) + len(row.output_ids))
-        highest = max(highest, int(row.input_ids.max(initial=-1)), int(row.output_ids.max(initial=-1)))
+    longest, highest = rows.extent()
     if context is not None and longest > context:
         raise with_hint(
             DataError(f"{wanted.rows}: a row of {longest:,} ids does not fit a context of {context:,}"),

@@ -15,7 +15,7 @@ from typing import Any
 
 from tito.errors import DataError, UsageError, WorldError, with_hint
 from tito.profile.errors import NoTemplateError, ProfileError
-from tito.profile.source import read_source, template_hash, tokenizer_hash
+from tito.profile.source import Source, read_source, template_hash, tokenizer_hash
 from tito.train.config import TRAIN_EXTRA, TrainConfig
 
 __all__ = ["HYBRID", "SEVEN", "Base", "Targets", "find_targets", "read_base"]
@@ -49,6 +49,8 @@ class Base:
     template_hash: str | None
     template: str | None
     stop_ids: tuple[int, ...]
+    tokenizer: Any
+    """A `tokenizers.Tokenizer`, None where the base has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ def read_base(config: TrainConfig) -> Base:
     text = told.get_text_config()
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(told)
-    tokenizer, template, found_template, stops = _tokenizer(config.base)
+    source = _source(config.base)
+    template = None if source is None else source.chat_template or None
     return Base(
         name=config.base,
         config=told,
@@ -105,28 +108,27 @@ def read_base(config: TrainConfig) -> Base:
         context=getattr(text, "max_position_embeddings", None),
         wrapped=text is not told and "vision_config" in told.to_dict(),
         hybrid="linear_attention" in (getattr(text, "layer_types", None) or []),
-        tokenizer_hash=tokenizer,
-        template_hash=template,
-        template=found_template,
-        stop_ids=stops,
+        tokenizer_hash=None if source is None else tokenizer_hash(source.tokenizer),
+        template_hash=None if template is None else template_hash(template),
+        template=template,
+        stop_ids=() if source is None else source.stop_ids,
+        tokenizer=None if source is None else source.tokenizer,
     )
 
 
-def _tokenizer(base: str) -> tuple[str | None, str | None, str | None, tuple[int, ...]]:
-    """Hash of the tokenizer, hash and text of the template, end ids; None for what the base does not have."""
+def _source(base: str) -> Source | None:
+    """Tokenizer and template, an empty one where it has none; None where the base has no tokenizer."""
     source: Any = base
     if not os.path.isdir(base):
         from transformers import AutoTokenizer
 
         source = AutoTokenizer.from_pretrained(base)
     try:
-        read = read_source(source)
-        return tokenizer_hash(read.tokenizer), template_hash(read.chat_template), read.chat_template, read.stop_ids
+        return read_source(source)
     except NoTemplateError:
-        read = read_source(source, chat_template="")
-        return tokenizer_hash(read.tokenizer), None, None, read.stop_ids
+        return read_source(source, chat_template="")
     except ProfileError:
-        return None, None, None, ()
+        return None
 
 
 def find_targets(model: Any, config: TrainConfig) -> Targets:

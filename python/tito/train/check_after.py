@@ -1,4 +1,5 @@
-"""Checks of what came out: the adapter moved, loads again as itself, is named as its server names it, and helped."""
+"""Checks of what came out: the adapter moved, loads again as itself, is named as its server names it, and helped: by
+loss, and by what the model says."""
 
 from __future__ import annotations
 
@@ -15,8 +16,10 @@ from tito.train.check_model import evaluating
 from tito.train.config import TrainConfig
 from tito.train.export import to_live
 from tito.train.findings import Finding
+from tito.train.probe import Probe
+from tito.train.replies import ReplyProbe
 
-__all__ = ["check_adapter", "check_export_keys", "check_heldout", "check_reload"]
+__all__ = ["check_adapter", "check_export_keys", "check_heldout", "check_probe", "check_reload"]
 
 # What vLLM takes for --max-lora-rank; 16 unless told.
 _SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -112,3 +115,20 @@ def check_heldout(before: float | None, after: float | None) -> Finding:
     text = f"held-out loss {after:.4f}, of the base {before:.4f}"
     hint = "the run learnt nothing that holds on other rows: fewer epochs, a lower lr, or more rows"
     return Finding("heldout", after < before, text, hint, {"before": before, "after": after})
+
+
+def check_probe(probe: Probe | None, before: Mapping[str, float] | None, after: Mapping[str, float] | None) -> Finding:
+    """The trained model answers unlike its base, and no worse. What a probe of the user's own means nobody else can
+    tell; its numbers are shown."""
+    if after is None:
+        hint = "probe_every: N asks the model in training what the recorded one was asked"
+        return Finding("probe", None, f"nothing looked at what the model says ({hint})")
+    base = "" if before is None else f", of the base {before.get('score', float('nan')):.4g}"
+    text = f"score {after.get('score', float('nan')):.4g}{base}"
+    if not isinstance(probe, ReplyProbe):
+        return Finding("probe", True, text, numbers={"before": before, "after": after})
+    differ, n = round(after["ids_differ"] * len(probe.prompts)), len(probe.prompts)
+    text += f"; ids differ from the base's on {differ} of {n} prompts; {probe.text()}"
+    sound = differ > 0 and (before is None or after["score"] >= before["score"])
+    hint = "more steps or a higher lr; look at what it says with `tito serve` and `tito probe --raw`"
+    return Finding("probe", sound, text, hint, {"before": before, "after": after})

@@ -6,19 +6,23 @@ refused with the nearest known one; so is a value of another type or outside its
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from tito.errors import UsageError, WorldError, with_hint
+from tito.probe.assertions import ASSERTIONS, OF_SERVERS
 
-__all__ = ["CHECKS", "TRAIN_EXTRA", "TrainConfig", "recipes"]
+__all__ = ["CHECKS", "TRAIN_EXTRA", "TrainConfig", "meanings", "recipes"]
 
 TRAIN_EXTRA = "pip install 'tito-distill[train]'"
 
@@ -36,10 +40,14 @@ CHECKS = (
     "reload",
     "export_keys",
     "heldout",
+    "probe",
     "quantised",
     "memory",
 )
 """The checks, by the names that `allow` takes."""
+
+
+_METRICS = ("auto", "probe", "heldout", "last")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +73,7 @@ class TrainConfig:
     tune: Literal["lora", "qlora", "full"] = "lora"
     """`lora`: adapter over the base as it is; `qlora`: over a base of 4 bits; `full`: every weight."""
     lora_rank: int = 32
+    """Columns of A and B."""
     lora_alpha: float = 16
     """Scaling is alpha / rank: 16 / 32 = 0.5."""
     lora_dropout: float = 0.0
@@ -75,6 +84,7 @@ class TrainConfig:
     """Scaling by the root of the rank."""
 
     lr: float = 2e-5
+    """Learning rate, at its highest."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = 0.03
     """Steps of warmup; below 1 a share of all steps."""
@@ -82,6 +92,7 @@ class TrainConfig:
     clip: float = 1.0
     """Largest norm of the gradient."""
     epochs: float = 2
+    """How often every row is seen, as often as it weighs."""
     max_steps: int | None = None
     """Optimiser steps, in place of `epochs`."""
     batch: int = 1
@@ -93,6 +104,7 @@ class TrainConfig:
     max_length: int | None = None
     """Longest row; the model's own limit unless told."""
     overlong: Literal["error", "drop"] = "error"
+    """What becomes of rows that are longer; dropped ones are counted."""
     pack: int | None = None
     """Rows behind one another in sequences of that many ids; only where attention keeps them apart."""
 
@@ -101,6 +113,7 @@ class TrainConfig:
     bf16: bool = True
     """Compute in bfloat16 (autocast)."""
     gradient_checkpointing: bool = True
+    """Less memory, more time."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """`auto`: flash attention where it is installed and there is a GPU, else SDPA."""
     loss: Literal["auto", "fused", "chunked"] = "auto"
@@ -120,18 +133,31 @@ class TrainConfig:
     """Steps between checkpoints; a checkpoint is also written with each evaluation that counts for `metric`."""
     keep: int = 3
     """Checkpoints that stay; the best is among them."""
-    metric: Literal["auto", "probe", "heldout", "last"] = "auto"
-    """What the best checkpoint is chosen by: the probe where there is one, else held-out loss, else the last."""
+    metric: str = "auto"
+    """What the best checkpoint is chosen by: `probe` (its score), a number of the probe by its name (`call-tag`),
+    `heldout` (loss on `val`) or `last`. `auto`: the probe where there is one, else the last; never a loss alone. Of
+    checkpoints that are equal the one with the lower held-out loss is the best, else the later."""
     patience: int | None = None
     """Evaluations without a better `metric` after which the run stops."""
     probe: str | None = None
-    """`package.module:name` of a behaviour probe."""
+    """`replies`: greedy replies to recorded prompts, judged by assertions; so it is where `probe_every` is given. Or
+    `package.module:name` of one of your own."""
     probe_every: int | None = None
-    """Steps between probes."""
+    """Steps between probes; with each evaluation unless told."""
+    probe_prompts: str | None = None
+    """Rows or captures whose prompts `replies` asks; `val`, else `data`, unless told."""
+    probe_n: int = 8
+    """Prompts."""
+    probe_tokens: int = 128
+    """Most ids of a reply."""
+    probe_assert: tuple[str, ...] = ()
+    """What must hold of replies, by the names of `tito probe --assert`; unless told, what holds of all recorded."""
     resume: str | None = None
     """A checkpoint folder, or `last`."""
     report: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where the numbers go besides the record."""
     log_every: int = 1
+    """Steps between lines of the log."""
     loader_workers: int = 0
     """Processes that read rows; reading is never the bottleneck of a single one."""
     allow: tuple[str, ...] = ()
@@ -143,7 +169,10 @@ class TrainConfig:
         self._refuse_impossible()
 
     def _refuse_impossible(self) -> None:
-        for name in ("lora_rank", "lr", "epochs", "batch", "accumulate", "keep", "log_every", "lora_alpha", "clip"):
+        if self.probe is None and self.probe_every is not None:
+            object.__setattr__(self, "probe", "replies")
+        above = ("lora_rank", "lr", "epochs", "batch", "accumulate", "keep", "log_every", "lora_alpha", "clip")
+        for name in (*above, "probe_n", "probe_tokens"):
             if getattr(self, name) <= 0:
                 raise with_hint(UsageError(f"{name}: {getattr(self, name)} is not above 0"), "give a number above 0")
         for name in ("max_steps", "max_length", "pack", "patience", "probe_every", "eval_every", "save_every", "world"):
@@ -154,14 +183,21 @@ class TrainConfig:
                 raise with_hint(UsageError(f"{name}: {getattr(self, name)} is below 0"), "give a number of 0 or more")
         if self.lora_dropout >= 1:
             raise with_hint(UsageError(f"lora_dropout: {self.lora_dropout} drops everything"), "give a share below 1")
-        if self.metric == "probe" and self.probe is None:
-            raise with_hint(UsageError("metric: probe, but no probe is named"), "add probe: package.module:name")
+        self._refuse_metric()
         if self.metric == "heldout" and self.val is None:
             raise with_hint(UsageError("metric: heldout, but no held-out rows"), "add val: FILE (tito convert --val)")
         if self.patience is not None and self.chosen_by == "last":
-            raise with_hint(UsageError("patience, but nothing to judge by"), "add val: FILE or probe: NAME")
-        if self.probe_every is not None and self.probe is None:
-            raise with_hint(UsageError("probe_every, but no probe is named"), "add probe: package.module:name")
+            raise with_hint(
+                UsageError("patience, but nothing to judge by"), "add probe_every: N; or val and metric: heldout"
+            )
+        for name in ("probe_prompts", "probe_assert"):
+            if getattr(self, name) and self.probe != "replies":
+                raise with_hint(UsageError(f"{name}, but no replies are asked for"), "add probe_every: N")
+        for name in self.probe_assert:
+            if name in OF_SERVERS:
+                raise with_hint(
+                    UsageError(f"{name}: judges a server's parsers, and holds for every reply here"), "leave it out"
+                )
         for name in self.allow:
             if name not in CHECKS:
                 raise with_hint(UsageError(f"allow: no check is called {name!r}"), _nearest(name, CHECKS))
@@ -172,12 +208,30 @@ class TrainConfig:
         if self.fsdp and self.tune == "qlora":
             raise with_hint(UsageError("fsdp over a base of 4 bits"), "take tune: lora, or one GPU")
 
+    def _refuse_metric(self) -> None:
+        """Numbers of a probe of the user's own are known when it has run once, before the first step."""
+        if self.metric in _METRICS and not (self.metric == "probe" and self.probe is None):
+            return
+        numbers = _reply_numbers(self.probe_assert)
+        if self.probe is None and self.metric in ("probe", *numbers):
+            raise with_hint(UsageError(f"metric: {self.metric}, but no probe is named"), "add probe_every: N")
+        if self.probe in (None, "replies") and self.metric not in numbers:
+            raise with_hint(UsageError(f"metric: no metric is called {self.metric!r}"), self.nearest_metric(numbers))
+
+    def nearest_metric(self, numbers: Sequence[str]) -> str:
+        """The metric that was perhaps meant, where a probe gives these numbers."""
+        return _nearest(self.metric, [*_METRICS, *(name for name in numbers if name != "score")])
+
     @property
-    def chosen_by(self) -> Literal["probe", "heldout", "last"]:
+    def chosen_by(self) -> str:
         """What the best checkpoint is chosen by."""
-        if self.metric != "auto":
-            return self.metric
-        return "probe" if self.probe else "heldout" if self.val else "last"
+        return self.metric if self.metric != "auto" else "probe" if self.probe else "last"
+
+    @property
+    def metric_key(self) -> str | None:
+        """The name of that number among those of an evaluation; None for the last checkpoint."""
+        by = self.chosen_by
+        return {"last": None, "heldout": "eval_loss", "probe": "eval_probe_score"}.get(by, f"eval_probe_{by}")
 
     def rows_per_step(self, world: int) -> int:
         """Rows (or packs) of an optimiser step on all ranks."""
@@ -219,9 +273,26 @@ def recipes() -> dict[str, str]:
     return {path.name.removesuffix(".yaml"): path.read_text().splitlines()[0].removeprefix("# ") for path in yaml}
 
 
+def meanings() -> dict[str, str]:
+    """What each key means: the text that stands below it in `TrainConfig`."""
+    [told] = ast.parse(inspect.getsource(TrainConfig)).body
+    assert isinstance(told, ast.ClassDef)
+    found = {}
+    for field, below in pairwise(told.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
+
+
 @cache
 def _hints() -> dict[str, Any]:
     return get_type_hints(TrainConfig)
+
+
+def _reply_numbers(asserted: Sequence[str]) -> tuple[str, ...]:
+    """The numbers of the probe `replies`, besides its score."""
+    return ("ids_differ", *dict.fromkeys((*(name for name in ASSERTIONS if name not in OF_SERVERS), *asserted)))
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

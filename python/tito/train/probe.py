@@ -1,7 +1,7 @@
 """The place where a behaviour probe is hung into a run: it is called at checkpoints, and its numbers stand in the log.
 
-A loss says little about behaviour: one run may have a lower loss and do worse. So where a probe is given, the best
-checkpoint is chosen by it.
+A loss says little about behaviour: one run may have a lower loss and do worse. So where there is a probe, the best
+checkpoint is chosen by it, and without one no loss is taken in its place unasked.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from tito.errors import UsageError, with_hint
 __all__ = ["Probe", "load_probe"]
 
 
-class Probe(Protocol):
-    """Looks at the model as it is now. `model` is the trained model in evaluation mode, on its device.
+_NAMED = "`replies`, or package.module:name of one of your own"
 
-    Gives numbers by name; `score` is the one that checkpoints are chosen by, the higher the better.
+
+class Probe(Protocol):
+    """Looks at the model as it is now. `model` is the trained model in evaluation mode, on its device; `step` is 0
+    before the first one.
+
+    Gives numbers by name, the higher the better; checkpoints are chosen by `score`, or by the one that `metric` names.
+    Every rank calls it; the numbers of the first one count.
     """
 
     def __call__(self, model: Any, *, step: int) -> Mapping[str, float]: ...
@@ -26,13 +31,13 @@ class Probe(Protocol):
 
 def load_probe(name: str) -> Probe:
     """The probe `package.module:name`: a function, or a class that is made without arguments."""
-    module, found, attribute = name.partition(":")
+    module, _, attribute = name.partition(":")
     try:
-        probe = getattr(import_module(module), attribute) if found else None
+        probe = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise with_hint(UsageError(f"probe {name}: {error}"), "name it package.module:name") from None
+        raise with_hint(UsageError(f"probe {name}: {error}"), _NAMED) from None
     if isinstance(probe, type):
         probe = probe()
     if not callable(probe):
-        raise with_hint(UsageError(f"probe {name}: not a function"), "name it package.module:name")
+        raise with_hint(UsageError(f"probe {name}: not a function"), _NAMED)
     return probe  # type: ignore[no-any-return]

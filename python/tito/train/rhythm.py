@@ -29,6 +29,13 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
         """Whether the probe runs at this step; without `probe_every`, whenever there is an evaluation."""
         return self._config.probe_every is None or step % self._config.probe_every == 0
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A run that is resumed goes on being patient where it was."""
+        key, best = self._config.metric_key, state.best_metric
+        if best is not None:
+            since = [e for e in state.log_history if key in e and e["step"] > (state.best_global_step or 0)]
+            self._best, self._worse = best, len(since)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After the optimiser's step."""
         step = state.global_step
@@ -61,10 +68,15 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
         metrics = metrics or {}
         self._heldout = metrics.get("eval_loss", self._heldout)
         self._probe = metrics.get("eval_probe_score", self._probe)
-        value = metrics.get("eval_probe_score" if self._config.chosen_by == "probe" else "eval_loss")
+        if state.is_world_process_zero:
+            names = ((name.removeprefix("eval_").removeprefix("probe_"), value) for name, value in metrics.items())
+            told = ", ".join(f"{'held-out' if name == 'loss' else name} {value:.4g}" for name, value in names)
+            self._say(f"look {state.global_step}/{state.max_steps}  {told}")
+        value = metrics.get(self._config.metric_key or "")
         if value is None:
             return
-        better = self._best is None or (value > self._best if self._config.chosen_by == "probe" else value < self._best)
+        lower = self._config.metric_key == "eval_loss"
+        better = self._best is None or (value < self._best if lower else value > self._best)
         self._best, self._worse = (value, 0) if better else (self._best, self._worse + 1)
         if self._config.patience is not None and self._worse >= self._config.patience:
             self.stopped = f"no better {self._config.chosen_by} in {self._worse} evaluations"

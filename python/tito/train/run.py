@@ -29,6 +29,7 @@ from tito.train.dataset import TitoSFTDataset
 from tito.train.findings import Findings
 from tito.train.memory import estimate
 from tito.train.plan import Plan, make_plan
+from tito.train.probe import Probe, load_probe
 from tito.train.record import Record, data_hashes
 
 __all__ = ["Run", "train"]
@@ -92,8 +93,10 @@ class Run:
         if held_out is not None:
             self._need(check_lengths(held_out, base), check_fingerprint(held_out, base))
         stops = _stops(data, base)
+        probe = _probe(config, base, stops)
         plan = make_plan(config, base, targets, data, world=self.world, stops=stops)
         self.say(plan.text().rstrip("\n"))
+        self.say(_best(config, probe))
         self._need(
             check_loss(data),
             check_fingerprint(data, base),
@@ -103,7 +106,7 @@ class Run:
         )
         if dry_run:
             return {"plan": plan.to_dict(), "checks": self.found.to_list()}
-        return self._train(base, targets, data, held_out, plan, checkpoint, device)
+        return self._train(base, targets, data, held_out, plan, probe, checkpoint, device)
 
     def _need(self, *found: Any) -> None:
         for finding in found:
@@ -117,6 +120,7 @@ class Run:
         data: TitoSFTDataset,
         held_out: TitoSFTDataset | None,
         plan: Plan,
+        probe: Probe | None,
         checkpoint: Path | None,
         device: str,
     ) -> dict[str, Any]:
@@ -142,7 +146,7 @@ class Run:
         try:
             from tito.train.work import Work
 
-            Work(self, base, targets, data, held_out, plan, record).go(checkpoint)
+            Work(self, base, targets, data, held_out, plan, record, probe).go(checkpoint)
         except KeyboardInterrupt:
             record.add(state="stopped", stopped="interrupted", checks=self.found.to_list())
             raise
@@ -180,6 +184,29 @@ def _device(config: TrainConfig) -> str:
             raise with_hint(UsageError("fsdp without a GPU: accelerate ignores it there"), "leave fsdp out")
         return "cpu"
     return "cuda"
+
+
+def _probe(config: TrainConfig, base: Base, stops: frozenset[int]) -> Probe | None:
+    if config.probe is None:
+        return None
+    if config.probe != "replies":
+        return load_probe(config.probe)
+    from tito.train.replies import ReplyProbe
+
+    return ReplyProbe(config, base, stops)
+
+
+def _best(config: TrainConfig, probe: Probe | None) -> str:
+    """How the best checkpoint is found, for people."""
+    how = f"best        by {config.chosen_by}"
+    if probe is not None:
+        often = "with each evaluation" if config.probe_every is None else f"every {config.probe_every} steps"
+        how += f"; {f'replies to {probe}' if config.probe == 'replies' else config.probe}, {often}"
+    elif config.chosen_by == "last":
+        how += " step: nothing looks at what the model says (probe_every: N)"
+    else:
+        how += " loss alone, which says little about behaviour (probe_every: N)"
+    return how if config.patience is None else f"{how}; stops after {config.patience} without a better one"
 
 
 def _stops(data: TitoSFTDataset, base: Base) -> frozenset[int]:

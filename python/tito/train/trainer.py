@@ -7,6 +7,7 @@ the optimiser sees it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ import torch
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from tito.errors import DataError, with_hint
+from tito.errors import DataError, UsageError, with_hint
 from tito.train.collate import Examples, TitoCollator
 from tito.train.dataset import TitoSFTDataset
 from tito.train.loss import add_chunked_loss
@@ -56,13 +57,14 @@ class TitoSFTTrainer(SFTTrainer):  # type: ignore[misc]
         fused: bool = False,
         probe: Callable[[Any, int], Mapping[str, float]] | None = None,
         probe_due: Callable[[int], bool] = lambda step: True,
+        nearest_metric: Callable[[tuple[str, ...]], str] = ", ".join,
         **given: Any,
     ) -> None:
         args = given["args"]
         world = int(os.environ.get("WORLD_SIZE", "1"))
         self.train_rows, self.held_out, self.fused = train_rows, held_out, fused
         self.watch: Callable[[Mapping[str, Any]], None] | None = None
-        self._probe, self._probe_due = probe, probe_due
+        self._probe, self._probe_due, self._nearest_metric = probe, probe_due, nearest_metric
         self._unsound: list[torch.Tensor] = []
         self._rows_of_step: list[torch.Tensor] = []
         self._sums: dict[str, defaultdict[str, list[torch.Tensor]]] = {
@@ -157,13 +159,28 @@ class TitoSFTTrainer(SFTTrainer):  # type: ignore[misc]
         if self.held_out is not None:
             metrics[f"{metric_key_prefix}_loss"] = self.held_out_loss()
         if self._probe is not None and self._probe_due(step):
-            self.model.eval()
-            found = self._probe(self.model, step)
-            metrics |= {f"{metric_key_prefix}_probe_{name}": float(value) for name, value in found.items()}
-            self.model.train()
+            metrics |= {f"{metric_key_prefix}_probe_{name}": value for name, value in self.probe(step).items()}
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def probe(self, step: int) -> dict[str, float]:
+        """The probe's numbers of the model as it is; on every rank those of the first, so that all decide alike."""
+        assert self._probe is not None
+        training = self.model.training
+        self.model.eval()
+        with self.compute_loss_context_manager():
+            found = {name: float(value) for name, value in self._probe(self.model, step).items()}
+        self.model.train(training)
+        if self.args.world_size > 1:
+            from accelerate.utils import broadcast_object_list
+
+            [found] = broadcast_object_list([found])
+        key = self.args.metric_for_best_model or ""
+        if key.startswith("eval_probe_") and (name := key.removeprefix("eval_probe_")) not in found:
+            raise with_hint(UsageError(f"metric: the probe gives no {name!r}"), self._nearest_metric(tuple(found)))
+        return found
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def held_out_loss(self) -> float:
@@ -191,9 +208,17 @@ class TitoSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # Probes come less often than evaluations.
-        if f"{self.args.metric_for_best_model}" not in metrics:
+        key = f"{self.args.metric_for_best_model}"
+        if key not in metrics:
             return False
-        return bool(super()._determine_best_metric(metrics, trial))
+        if metrics[key] != self.state.best_metric:
+            return bool(super()._determine_best_metric(metrics, trial))
+        best = [entry for entry in self.state.log_history if entry["step"] == self.state.best_global_step]
+        before = next((entry["eval_loss"] for entry in best if "eval_loss" in entry), math.inf)
+        if metrics.get("eval_loss", -math.inf) > before:
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
 
     def load_best(self) -> None:
         """The weights of the best checkpoint."""

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from tito.adapter.lora import LoraAdapter
 from tito.train.base import Base, Targets
-from tito.train.check_after import check_adapter, check_export_keys, check_heldout, check_reload
+from tito.train.check_after import check_adapter, check_export_keys, check_heldout, check_probe, check_reload
 from tito.train.check_model import Canary, check_base_loss, check_canary, check_isolation, check_targets
 from tito.train.config import TrainConfig
 from tito.train.dataset import TitoSFTDataset
 from tito.train.export import replace_folder, save_adapter, to_served
+from tito.train.findings import Finding
 from tito.train.loss import plain_head
 from tito.train.plan import Plan
-from tito.train.probe import load_probe
+from tito.train.probe import Probe
 from tito.train.record import Record
 from tito.train.rhythm import Rhythm
 from tito.train.trainer import TitoSFTTrainer
@@ -78,7 +80,6 @@ def settings(config: TrainConfig, plan: Plan) -> Any:
             "state_dict_type": "FULL_STATE_DICT",
         },
     }
-    by = {"probe": "eval_probe_score", "heldout": "eval_loss", "last": None}[config.chosen_by]
     return SFTConfig(
         output_dir=str(Path(config.output) / "checkpoints"),
         per_device_train_batch_size=config.batch,
@@ -117,8 +118,8 @@ def settings(config: TrainConfig, plan: Plan) -> Any:
         save_strategy="steps",
         save_steps=1 << 30,
         save_total_limit=config.keep,
-        metric_for_best_model=by,
-        greater_is_better=config.chosen_by == "probe",
+        metric_for_best_model=config.metric_key,
+        greater_is_better=config.chosen_by != "heldout",
         load_best_model_at_end=False,
         logging_strategy="no",
         logging_nan_inf_filter=False,
@@ -142,9 +143,10 @@ class Work:
         held_out: TitoSFTDataset | None,
         plan: Plan,
         record: Record,
+        probe: Probe | None = None,
     ) -> None:
         self._run, self._base, self._targets, self._record = run, base, targets, record
-        self._data, self._held_out, self._plan = data, held_out, plan
+        self._data, self._held_out, self._plan, self._probe = data, held_out, plan, probe
         self._config: TrainConfig = run.config
 
     def go(self, checkpoint: Path | None) -> None:
@@ -155,7 +157,7 @@ class Work:
         trainer = self._trainer(dtype, rhythm)
         run._need(check_targets(trainer.model, config, self._targets, dtype))
         canary = Canary(trainer.model, self._data)
-        before = None
+        before, shown = None, None
         if not config.fsdp:
             # Under FSDP the weights lie in pieces until the trainer has gathered them.
             run._need(check_canary(trainer, canary, bf16=config.bf16 or dtype == torch.bfloat16))
@@ -163,22 +165,34 @@ class Work:
             run._need(check_base_loss(trainer, self._data, self._base, self._plan.floor))
             if self._held_out is not None:
                 before = trainer.held_out_loss()
+            if self._probe is not None:
+                shown = trainer.probe(0)
         self._record.add(checks=run.found.to_list())
         self._fit(trainer, canary, checkpoint)
         self._record.add(steps_done=trainer.state.global_step, stopped=rhythm.stopped)
+        if rhythm.stopped is not None:
+            run.say(f"stopped     {rhythm.stopped}: {trainer.state.global_step} of {self._plan.optimiser_steps} steps")
+        nll = next((entry["nll"] for entry in reversed(trainer.state.log_history) if "nll" in entry), None)
+        if self._plan.floor is not None and nll is not None and nll < self._plan.floor:
+            run.say(
+                f"warning: loss {nll:.4f} is below the teacher's own {self._plan.floor:.4f}: it learns rows by heart"
+            )
         best = self._choose(trainer)
         written = self._write(trainer)
         after = trainer.held_out_loss() if self._held_out is not None else None
-        failed = self._check_after(trainer, written, before, after)
+        shows = trainer.probe(best["step"]) if self._probe is not None else None
+        helped = [check_heldout(before, after), check_probe(self._probe, shown, shows)]
+        failed = self._check_after(trainer, written, helped)
         self._record.add(
             state="failed" if failed else "done",
             best=best,
             checks=run.found.to_list(),
             heldout={"before": before, "after": after},
+            probe={"before": shown, "after": shows},
             adapter_hash=LoraAdapter(written).hash if self._run.first and self._targets and written else None,
         )
-        shown = f"written     {written}" if written is not None else "written     checkpoints only"
-        run.say(f"{shown} ({best['by']}, step {best['step']} of {self._plan.optimiser_steps})")
+        told = f"written     {written}" if written is not None else "written     checkpoints only"
+        run.say(f"{told} ({best['by']}, step {best['step']} of {self._plan.optimiser_steps})")
         if failed:
             run.found.refuse(failed)
 
@@ -211,20 +225,15 @@ class Work:
             held_out=self._held_out,
             pad_id=0,
             fused=fused,
-            probe=self._probe(),
+            probe=None if (probe := self._probe) is None else lambda model, step: probe(model, step=step),
             probe_due=rhythm.probe_due,
+            nearest_metric=config.nearest_metric,
             callbacks=[rhythm],
         )
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)
         return trainer
-
-    def _probe(self) -> Any:
-        if self._config.probe is None:
-            return None
-        probe = load_probe(self._config.probe)
-        return lambda model, step: probe(model, step=step)
 
     def _fit(self, trainer: TitoSFTTrainer, canary: Canary, checkpoint: Path | None) -> None:
         """The training itself; the first step's batches are compared at the model's forward once more, now as the
@@ -274,10 +283,9 @@ class Work:
         trainer.accelerator.wait_for_everyone()
         return folder
 
-    def _check_after(
-        self, trainer: TitoSFTTrainer, folder: Path | None, before: float | None, after: float | None
-    ) -> Any:
-        """All of them; the first that failed and is not allowed to, or None. What was written stays, and says so."""
+    def _check_after(self, trainer: TitoSFTTrainer, folder: Path | None, helped: Sequence[Finding]) -> Any:
+        """All of them, `helped` behind those of the adapter; the first that failed and is not allowed to, or None. What
+        was written stays, and says so."""
         run, found = self._run, []
         if self._targets is not None and folder is not None:
             tensors = adapter_tensors(trainer.accelerator.unwrap_model(trainer.model))
@@ -287,7 +295,7 @@ class Work:
             told = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
             keys = [to_served(key, self._base) for key in tensors]
             found.append(check_export_keys(keys, told, self._base, self._config))
-        found.append(check_heldout(before, after))
+        found.extend(helped)
         for finding in found:
             run.say(finding.line())
         run.found.extend(found)

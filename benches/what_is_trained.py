@@ -1,6 +1,6 @@
 """What is left to train of captures, by who merges them: rows, ids, and the share of the sampled ids that has loss.
 
-    python benches/signal.py tests/captures
+    python benches/what_is_trained.py tests/captures
 
 The table is the one in README's section on merging. TRL and SkyRL run their own functions (see `peers.py`) on the same
 calls, rollout by rollout, in the order of turns. NeMo Gym is on no package index; its line applies its rule to tito's
