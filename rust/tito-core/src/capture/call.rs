@@ -1,6 +1,7 @@
 //! What every format yields: calls, gathered in pieces of rollouts, their ids in one arena.
 
 use super::Record;
+use super::exchange::Exchanges;
 use super::outcome::Outcome;
 use crate::ids::Id;
 use crate::ids::select::Notes;
@@ -450,6 +451,8 @@ pub struct Parsed<'a> {
     pub pieces: Vec<Piece>,
     /// Records without calls.
     pub lost: Vec<Lost>,
+    /// What the calls were asked and answered, where it is asked for.
+    pub exchanges: Option<Box<Exchanges>>,
 }
 
 impl Parsed<'_> {

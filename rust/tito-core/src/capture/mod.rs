@@ -7,7 +7,9 @@ mod buffer;
 mod call;
 mod calllog;
 mod cooperbench;
+mod exchange;
 mod files;
+pub(crate) mod joined;
 mod look;
 mod native;
 mod outcome;
@@ -17,9 +19,10 @@ mod sources;
 
 pub use call::{Bad, Call, Finish, Lost, Parsed, Piece, Skip, Who, status};
 pub use calllog::read_reply;
+pub use exchange::{Exchange, Exchanges};
 pub use outcome::{Outcome, ReplyFate};
 pub use sniff::{FORMATS, Format};
-pub use sources::{InputFile, Sources, Unit};
+pub use sources::{InputFile, Sources, Unit, format_of};
 
 use crate::json::{Cursor, Fault};
 use crate::rows::Text;
@@ -161,5 +164,8 @@ impl Mark {
         parsed.calls.truncate(self.calls);
         parsed.pieces.truncate(self.pieces);
         parsed.lost.truncate(self.lost);
+        if let Some(exchanges) = &mut parsed.exchanges {
+            exchanges.truncate(self.calls);
+        }
     }
 }
