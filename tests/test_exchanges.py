@@ -127,6 +127,22 @@ def test_messages_without_the_ids_that_are_saved_in_them(tmp_path):
     assert not any(b"token" in one.messages + one.reply for one in found)
 
 
+def test_a_long_trajectory_is_handed_out_in_parts(tmp_path):
+    """Each call repeats what was said before it: the texts of one record are many times the record."""
+    messages = []
+    for turn in range(6):
+        capture = {"prompt_token_ids": [9, 10, turn], "output_token_ids": [40, turn, 7]}
+        messages.append({"role": "user", "content": f"{turn}" * (1 << 20)})
+        messages.append({"role": "assistant", "content": f"say {turn}", "extra": {"token_capture": capture}})
+    trajectory = {"messages": messages, "agent_id": "a", "feature_id": 1}
+    found = list(read_exchanges(write(tmp_path / "traj.jsonl", trajectory)))
+    assert sum(len(one.messages) for one in found) > 20 << 20
+    assert [(one.turn, one.last, said(one)[1]) for one in found] == [
+        (turn, turn == 5, f"say {turn}") for turn in range(6)
+    ]
+    assert [len(json.loads(one.messages)) for one in found] == [1, 3, 5, 7, 9, 11]
+
+
 def test_what_watches_is_heard_in_both_readings(tmp_path):
     log = write(tmp_path / "calls.jsonl", line(0))
     seen = []

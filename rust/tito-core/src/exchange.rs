@@ -9,6 +9,7 @@ use crate::convert::{self, Digest, Found, Options, Progress};
 use crate::error::Result;
 use crate::rows::Text;
 use serde_json::Value;
+use std::collections::VecDeque;
 
 /// A call that gives a row, as text.
 #[derive(Debug, Clone)]
@@ -33,11 +34,18 @@ pub struct Exchange {
     pub said: Option<capture::Exchange>,
 }
 
+/// Bytes of text that are handed out together. Each call of a saved trajectory repeats what was said before it, so the
+/// text of a stretch can be many times the stretch.
+const BATCH_BYTES: usize = 8 << 20;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Reader {
     found: Found,
     unit: Unit,
+    /// The text of the stretch that was read last, and its calls that were not handed out yet.
+    said: Exchanges,
+    rest: VecDeque<(usize, Exchange)>,
 }
 
 impl Reader {
@@ -46,7 +54,8 @@ impl Reader {
     /// # Errors
     /// What [`convert::convert`] returns, and `Usage` for input that can be read only once.
     pub fn open(options: Options, progress: &Progress) -> Result<Self> {
-        Ok(Self { found: convert::used(options, progress)?, unit: Unit::default() })
+        let found = convert::used(options, progress)?;
+        Ok(Self { found, unit: Unit::default(), said: Exchanges::default(), rest: VecDeque::new() })
     }
 
     /// The report of the first reading: that of a conversion without output.
@@ -55,30 +64,44 @@ impl Reader {
         &self.found.report
     }
 
-    /// The exchanges of the next stretch of input, which may be none; null at the end.
+    /// The next exchanges; null at the end, and none where a stretch of input holds none.
     ///
     /// # Errors
     /// `Io`, and `Data` for captures that changed since the first reading.
     pub fn next_batch(&mut self) -> Result<Option<Vec<Exchange>>> {
-        let Some(unit) = self.found.again.next_unit(std::mem::take(&mut self.unit))? else {
+        if self.rest.is_empty() && !self.read_on()? {
             self.found.finish()?;
             return Ok(None);
-        };
+        }
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES
+            && let Some((call, mut exchange)) = self.rest.pop_front()
+        {
+            exchange.said = self.said.of(call);
+            bytes += exchange.said.as_ref().map_or(0, |said| said.messages.len());
+            batch.push(exchange);
+        }
+        Ok(Some(batch))
+    }
+
+    /// Reads the next stretch of input; false at the end.
+    fn read_on(&mut self) -> Result<bool> {
+        let Some(unit) = self.found.again.next_unit(std::mem::take(&mut self.unit))? else { return Ok(false) };
         self.unit = unit;
         let mut parsed = Parsed { exchanges: Some(Box::default()), ..Parsed::default() };
         capture::parse(&self.unit, &mut parsed);
-        let said = parsed.exchanges.take().unwrap_or_default();
-        let mut exchanges = Vec::new();
+        self.said = parsed.exchanges.take().map(|said| *said).unwrap_or_default();
         for piece in &parsed.pieces {
             for call in piece.calls.clone() {
-                exchanges.extend(exchange(&mut self.found, &parsed, piece, call, &said));
+                self.rest.extend(exchange(&mut self.found, &parsed, piece, call).map(|exchange| (call, exchange)));
             }
         }
-        Ok(Some(exchanges))
+        Ok(true)
     }
 }
 
-fn exchange(found: &mut Found, parsed: &Parsed<'_>, piece: &Piece, at: usize, said: &Exchanges) -> Option<Exchange> {
+/// A call that is used, without its text.
+fn exchange(found: &mut Found, parsed: &Parsed<'_>, piece: &Piece, at: usize) -> Option<Exchange> {
     let call = &parsed.calls[at];
     let (Some(prompt), Some(output)) = (&call.prompt, &call.output) else { return None };
     let digest = Digest::of(&parsed.prompts.values[prompt.clone()], &parsed.outputs.values[output.clone()]);
@@ -92,6 +115,6 @@ fn exchange(found: &mut Found, parsed: &Parsed<'_>, piece: &Piece, at: usize, sa
         kind: call.kind.clone(),
         turn: used.turn,
         last: used.last,
-        said: said.of(at),
+        said: None,
     })
 }
