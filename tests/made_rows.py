@@ -71,6 +71,8 @@ def _json(value):
         return value.hex()
     if isinstance(value, dict):
         return {name: _json(inner) for name, inner in value.items()}
+    if isinstance(value, float) and value != value:
+        return None
     return [_json(inner) for inner in value] if isinstance(value, list) else value
 
 
@@ -88,13 +90,20 @@ def spans(draw, length, weight):
 
 @st.composite
 def rows(draw, weight=weights, merged=None):
-    """A few rows of one kind."""
+    """A few rows of one kind; in some files they have logprobs, in merged rows one for each id."""
     merged = draw(st.booleans()) if merged is None else merged
+    logprobs = draw(st.booleans())
     made = []
     for at in range(draw(st.integers(1, 6))):
         prompt, output = draw(ids), [] if merged else draw(ids)
         told = draw(spans(len(prompt) + len(output), weight)) if merged or draw(st.booleans()) else None
         who = {"rollout_id": draw(st.sampled_from(["a", "b", None])), "turn": at, "flags": draw(st.integers(0, 3))}
         reward = draw(st.sampled_from([None, 0.0, 1.0]))
+        if logprobs:
+            values = [-float(n) / 4 for n in range(1, len(prompt if merged else output) + 1)]
+            trained = {n for start, end, _ in told or [] for n in range(start, end)}
+            if merged:
+                values = [value if n in trained else float("nan") for n, value in enumerate(values)]
+            who["output_logprobs"] = draw(st.sampled_from([values, None]))
         made.append(row(prompt, output, told, weight=draw(weight), reward=reward, **who))
     return made

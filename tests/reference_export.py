@@ -141,12 +141,16 @@ def tinker(number, ids, weights, row):
 
 def slime(number, ids, weights, row):
     start = len(row["input_ids"]) if row["output_ids"] else mask(weights).index(1)
+    logprobs = row.get("output_logprobs")
+    if logprobs is not None:
+        behind = logprobs if row["output_ids"] else logprobs[start:]
+        logprobs = [value if trained else 0.0 for value, trained in zip(behind, mask(weights)[start:], strict=True)]
     return {
         "index": number,
         "tokens": ids,
         "response_length": len(ids) - start,
         "loss_mask": mask(weights)[start:],
-        "rollout_log_probs": row.get("output_logprobs"),
+        "rollout_log_probs": logprobs,
         "reward": row["reward"],
         "status": "truncated" if row["flags"] & 1 else "completed",
         "metadata": {"rollout_id": row["rollout_id"], "turn": row["turn"]},

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tito
@@ -69,6 +71,12 @@ def test_prime_sft_is_made_of_captures(run):
     assert (code, err.splitlines()[0]) == (2, "error: rows.parquet holds rows, and prime-sft is made of messages")
     code, _, err = run("convert", QWEN3, "--format", "prime-sft", "-o", "q.jsonl", "--think", "strip")
     assert (code, err.splitlines()[0]) == (2, "error: --think belongs to rows, not to --format prime-sft")
+    code, _, err = run("convert", QWEN3, "--format", "prime-sft", "-o", "q.jsonl", "--kind", "helper")
+    assert (code, err.splitlines()[0]) == (
+        1,
+        "error: no row is left of 36 calls (skipped: kind 36); "
+        f'first {QWEN3}: record 1, turn 0: kind "solver" was not asked for',
+    )
 
 
 CASES = {
@@ -85,6 +93,9 @@ CASES = {
     "no pack": ([QWEN3, "--pack", "9"], "--pack belongs to an export"),
     "columns": ([QWEN3, "--format", "trl", "--columns", "labels"], "--columns belongs to rows, not to --format trl"),
     "shards": ([QWEN3, "--format", "trl", "--shard-tokens", "9"], "--shard-tokens belongs to rows"),
+    "shards by size": ([QWEN3, "--format", "trl", "--shard-mb", "9"], "--shard-mb belongs to rows, not to"),
+    "val": ([QWEN3, "--format", "trl", "--val", "0.3"], "val=0.3 makes a second file of rows, an export is one"),
+    "tokenizer": (["rows.parquet", "--format", "trl", "--tokenizer", "t"], "--tokenizer works on captures, and"),
     "dry run": ([QWEN3, "--format", "trl", "--dry-run"], "--dry-run exports nothing"),
     "row mode": ([QWEN3, "--format", "trl", "--row-mode", "rollout"], "--row-mode belongs to prime-sft, not to trl"),
     "identity": ([QWEN3, "--format", "trl", "--group-by", "identity"], "group_by=identity makes several files"),
@@ -103,6 +114,28 @@ def test_wrong_use(run, case):
     assert message in error
     assert hint.startswith("hint: ")
     assert sorted(os.listdir()) == ["rows.parquet", "rows.parquet.manifest.json"]
+
+
+def test_a_folder_of_rows_and_captures_is_refused(run):
+    """Rows of an earlier run among captures: exporting either of them would leave the other out in silence."""
+    mixed = Path("mixed")
+    (mixed / "deep").mkdir(parents=True)
+    shutil.copy(QWEN3, mixed / "deep" / "calls.jsonl")
+    run("convert", QWEN3, "-o", mixed / "old.parquet")
+    said = [
+        "error: mixed holds rows (mixed/old.parquet) and captures (mixed/deep/calls.jsonl)",
+        "hint: name the rows to work on rows, or keep them apart: captures in a folder of their own",
+    ]
+    for name in ("trl", "prime-sft"):
+        code, out, err = run("convert", mixed, "--format", name, "-o", "out.jsonl")
+        assert (code, out, err.splitlines()) == (2, "", said)
+    assert os.listdir() == ["mixed"]
+    assert run("convert", mixed / "old.parquet", "--format", "trl", "-o", "out.jsonl")[0] == 0
+    (mixed / "old.parquet").unlink()
+    (mixed / "old.parquet.manifest.json").unlink()
+    pq.write_table(pa.table({"text": ["a"]}), mixed / "other.parquet")
+    code, _, err = run("convert", mixed, "--format", "trl", "-o", "out.parquet", "--think", "strip")
+    assert (code, err.splitlines()[0]) == (0, "calls     36 seen = 12 used + 24 skipped (unterminated_think 24)")
 
 
 def test_rows_without_a_format_stay_refused(run):

@@ -16,7 +16,9 @@ import reference_export
 import tito
 from hypothesis import given
 from hypothesis import strategies as st
+from tito.export.from_captures import export_captures
 
+CAPTURES = Path(__file__).parent / "captures"
 # The two-turn rollout that the formats are explained with: one merged row, or two rows.
 PROMPTS, OUTPUTS = [[9, 10, 11], [9, 10, 11, 40, 7, 8, 12]], [[40, 7], [41, 7]]
 MERGED = made_rows.row([9, 10, 11, 40, 7, 8, 12, 41, 7], spans=[(3, 5, 1.0), (7, 9, 1.0)], rollout_id="r")
@@ -221,6 +223,62 @@ def test_logprobs_and_truncation_reach_slime(tmp_path):
     assert (sample["rollout_log_probs"], sample["status"], sample["reward"]) == ([-0.5, -1.0], "truncated", None)
 
 
+def test_logprobs_of_merged_rows_are_those_of_the_response(tmp_path):
+    """A merged row tells one for each of its ids; what trains nothing has none."""
+    nan = float("nan")
+    told = [nan, nan, nan, -0.5, -1.0, nan, nan, -2.0, -0.25]
+    rows = [{**MERGED, "output_logprobs": told}, {**MERGED, "output_logprobs": None}]
+    one, none = export(tmp_path, rows, "slime")[0]
+    assert (one["response_length"], one["loss_mask"]) == (6, [1, 1, 0, 0, 1, 1])
+    assert one["rollout_log_probs"] == [-0.5, -1.0, 0, 0, -2.0, -0.25]
+    assert none["rollout_log_probs"] is None
+
+
+@pytest.mark.parametrize("value", ["-inf", "nan"])
+def test_a_logprob_that_json_cannot_say(tmp_path, value):
+    bad = {**MERGED, "output_logprobs": [*[-1.0] * 7, float(value), -1.0]}
+    rows = [{**MERGED, "output_logprobs": None}] * 3 + [bad]
+    with pytest.raises(tito.DataError) as caught:
+        export(tmp_path, rows, "slime")
+    assert str(caught.value) == (
+        f"{tmp_path}/rows.parquet: row 3: the logprob of trained id 4 of the response is {value}"
+    )
+    assert caught.value.hint == (
+        "no JSON says that: convert without --columns output_logprobs, and slime computes them itself"
+    )
+    bad["output_logprobs"] = [-1.0] * 5
+    with pytest.raises(tito.DataError) as caught:
+        export(tmp_path, rows, "slime")
+    assert str(caught.value) == f"{tmp_path}/rows.parquet: row 3: 5 logprobs for 6 ids"
+    assert os.listdir(tmp_path) == ["rows.parquet"]
+
+
+def test_an_export_is_one_file(tmp_path):
+    """The rows that are set apart would be lost with the rows beside the output."""
+    for policies, message, hint in (
+        (
+            tito.Policies(val=0.3, val_by="rollout"),
+            "val=0.3 makes a second file of rows, an export is one",
+            "convert with it and without a format, then export rows.parquet and rows.val.parquet",
+        ),
+        (
+            tito.Policies(group_by="identity"),
+            "group_by=identity makes several files, an export is one",
+            "convert without a format, then export each file",
+        ),
+    ):
+        with pytest.raises(tito.UsageError) as caught:
+            export_captures(
+                CAPTURES / "qwen3" / "calls.jsonl",
+                tmp_path / "o.parquet",
+                format="trl",
+                options={"weights": "error", "seed": 0, "max_length": None, "overlong": "error", "pack": None},
+                policies=policies,
+            )
+        assert (str(caught.value), caught.value.hint) == (message, hint)
+    assert os.listdir(tmp_path) == []
+
+
 # What is refused, and what is left behind
 
 
@@ -275,11 +333,12 @@ def test_rows_that_contradict_themselves(tmp_path):
         (made_rows.row([1, 2], [3], [(0, 2, 1.0), (1, 3, 1.0)]), "loss spans overlap or do not ascend"),
         (made_rows.row([1, 2], [3], [(0, 2, float("nan"))]), "a loss span has no weight"),
         (made_rows.row([1, 2], [3], weight=-1.0), "weight is no weight"),
+        (made_rows.row([1, 2], [3], reward=float("nan")), "reward is no number"),
         (made_rows.row([1, 2], [3], weight=float("inf")), "weight is no weight"),
         (made_rows.row([1, -2], [3]), "an id is negative"),
     ):
         with pytest.raises(tito.DataError) as caught:
-            export(tmp_path, [good, good, good, bad], "trl")
+            export(tmp_path, [good, good, good, bad], "slime")
         assert str(caught.value) == f"{tmp_path}/rows.parquet: row 3: {message}"
         assert sorted(os.listdir(tmp_path)) == ["rows.parquet"]
 

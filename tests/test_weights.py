@@ -559,8 +559,8 @@ def test_a_second_file_is_not_exported(tmp_path, capsys):
     dump = dumps.write(tmp_path / "d.jsonl", *TWO)
     assert main(["convert", str(dump), "--format", "trl", "-o", str(tmp_path / "o.parquet"), "--val", "0.5"]) == 2
     assert capsys.readouterr().err == (
-        "error: --val writes a second file of rows, and --format trl writes one\n"
-        "hint: make rows first, with --val and without --format, then export rows.parquet and rows.val.parquet\n"
+        "error: val=0.5 makes a second file of rows, an export is one\n"
+        "hint: convert with it and without a format, then export rows.parquet and rows.val.parquet\n"
     )
     assert runs.left_behind(tmp_path) == ["d.jsonl"]
 

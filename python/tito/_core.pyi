@@ -20,6 +20,7 @@ __all__ = [
     "Copies",
     "DataError",
     "EventStream",
+    "Exchanges",
     "Found",
     "Progress",
     "Reply",
@@ -34,6 +35,7 @@ __all__ = [
     "built_in_profile",
     "built_in_profiles",
     "call_ids",
+    "capture_format",
     "convert",
     "defaults_json",
     "expand_turns",
@@ -42,6 +44,7 @@ __all__ = [
     "labels",
     "lay_packs",
     "loss_mask",
+    "loss_weights",
     "plan_packs",
     "request_mentions",
     "rows_metadata",
@@ -203,6 +206,13 @@ def labels(input_ids: npt.ArrayLike, output_ids: npt.ArrayLike, loss_spans: npt.
     [-100, -100, 7, 8, 9]
     """
 
+def loss_weights(
+    input_ids: npt.ArrayLike, output_ids: npt.ArrayLike, loss_spans: npt.ArrayLike | None = None
+) -> npt.NDArray[np.float32]:
+    """What each position weighs: float32, as long as ``input_ids`` and ``output_ids`` together; ``loss_spans`` as in
+    ``loss_mask``. A row's own weight is not in it.
+    """
+
 def plan_packs(
     lengths: npt.ArrayLike, length: int, *, drop_overlong: bool = False
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -263,6 +273,24 @@ def convert(options_json: str, progress: Progress) -> str:
 def verify(request_json: str, progress: Progress) -> str:
     """Compares rows with the captures they name; gives the account as JSON. ``tito.verify`` wraps it."""
 
+@final
+class Exchanges:
+    """What the calls that are used were asked and answered: what ``tito.exchanges`` wraps.
+
+    Made, it has read the captures once, as ``convert`` does with these options and no output. Raises what that raises.
+    """
+
+    def __new__(cls, options_json: str, progress: Progress) -> Exchanges: ...
+    @property
+    def report(self) -> str:
+        """The report of ``convert``, as JSON."""
+    def next_batch(self) -> list[dict[str, Any]] | None:
+        """The exchanges of the next stretch of input, which may be none; None at the end.
+
+        Keys: file, record, rollout (a number), rollout_id, task_id, pair_id, agent, status, attempt, reward, call_id,
+        kind, turn, last, and as JSON bytes or None messages, tools, model, reply.
+        """
+
 def rows_metadata(path: str) -> dict[str, str]:
     """What a rows file says of itself: its keys ``tito.*``; of JSON lines, what the manifest beside them says."""
 
@@ -277,6 +305,9 @@ def schema_json() -> str:
 
 def formats_json() -> str:
     """The capture formats that are read, as JSON: name and a line about each."""
+
+def capture_format(path: str) -> str | None:
+    """The format of a file's captures, those that are known and not read included; None where it holds none."""
 
 def defaults_json() -> str:
     """All options of ``convert`` with their defaults, as JSON."""

@@ -81,12 +81,8 @@ class Packs(Sequence[Pack]):
 
 
 def _weights(row: Row) -> npt.NDArray[np.float32]:
-    import numpy as np
-
-    prompt, length = len(row.input_ids), len(row.input_ids) + len(row.output_ids)
-    weights = np.zeros(length, np.float32)
-    for start, end, weight in ((prompt, length, 1.0),) if row.loss_spans is None else row.loss_spans:
-        weights[start:end] = weight * row.weight
+    weights = _core.loss_weights(row.input_ids, row.output_ids, row.loss_spans)
+    weights *= row.weight
     return weights
 
 

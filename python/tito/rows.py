@@ -12,9 +12,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from tito._core import rows_metadata
+from tito._core import capture_format, rows_metadata
 from tito.calls import Row
-from tito.errors import DataError, WorldError, with_hint
+from tito.errors import DataError, UsageError, WorldError, with_hint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -323,16 +323,57 @@ class _LinesFile:
 
 
 def looks_like_rows(path: str) -> bool:
-    """Whether a file (the first of a folder or glob that does) holds rows: parquet, or JSON lines of such columns."""
-    if not os.path.isfile(path):
-        inside = glob.glob(os.path.join(glob.escape(path), "*")) if os.path.isdir(path) else glob.glob(path)
-        return any(os.path.isfile(file) and looks_like_rows(file) for file in sorted(inside))
-    with open(path, "rb") as file:
-        if file.read(4) == b"PAR1":
-            return True
-        file.seek(0)
+    """Whether a file holds rows (any parquet, or JSON lines of such columns), or a folder or glob does.
+
+    Raises `UsageError` for a folder or glob that holds rows and captures: which of them are meant nobody can tell.
+    """
+    if os.path.isfile(path):
+        return _is_parquet(path) or _is_lines(path)
+    inside = sorted(str(p) for p in Path(path).iterdir()) if os.path.isdir(path) else sorted(glob.glob(path))
+    files = [file for file in inside if os.path.isfile(file)]
+    # Parquet of others may lie in any folder.
+    rows = next((file for file in files if (_is_parquet(file) and _is_ours(file)) or _is_lines(file)), None)
+    if rows is None:
+        return False
+    if capture := next(_captures(path if os.path.isdir(path) else None, inside), None):
+        raise with_hint(
+            UsageError(f"{path} holds rows ({rows}) and captures ({capture})"),
+            "name the rows to work on rows, or keep them apart: captures in a folder of their own",
+        )
+    return True
+
+
+def _captures(folder: str | None, inside: Sequence[str]) -> Iterator[str]:
+    """The files that `convert` would read."""
+    for name in inside:
+        if folder is not None and Path(name).name.startswith("."):
+            continue
+        if os.path.isdir(name):
+            yield from _captures(name, sorted(str(p) for p in Path(name).iterdir()))
+        elif os.path.isfile(name) and capture_format(name):
+            yield name
+
+
+def _is_parquet(file: str) -> bool:
+    with open(file, "rb") as opened:
+        return opened.read(4) == b"PAR1"
+
+
+def _is_ours(file: str) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(file)
+    except pa.ArrowInvalid:
+        return False
+    return b"tito.schema_version" in (schema.metadata or {}) or all(name in schema.names for name in _NEEDED)
+
+
+def _is_lines(file: str) -> bool:
+    with open(file, "rb") as opened:
         try:
-            first = json.loads(file.readline())
+            first = json.loads(opened.readline())
         except ValueError:
             return False
     return isinstance(first, dict) and all(column in first for column in _NEEDED)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tito import _core
 from tito.calls import Call, Policies, Row
@@ -14,10 +14,6 @@ from tito.errors import UsageError, with_hint
 from tito.paths import utf8_path
 from tito.profile import Profile
 from tito.profile.find import find_profile
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 __all__ = ["expand_turns", "merge_calls"]
 
@@ -110,7 +106,7 @@ def _rows(
         if "labels" in policies.columns:
             columns["labels"] = _core.labels(input_ids, output_ids, triples)
         if "loss_weights" in policies.columns:
-            columns["loss_weights"] = _weights(len(input_ids), len(output_ids), triples)
+            columns["loss_weights"] = _core.loss_weights(input_ids, output_ids, triples)
         rows.append(Row.from_columns(columns))
     return rows
 
@@ -120,12 +116,3 @@ def _facts(at: int, call: Call) -> dict[str, Any]:
         return call.facts()
     except UsageError as error:
         raise with_hint(UsageError(f"call {at}: {error}"), error.hint) from None
-
-
-def _weights(prompt: int, output: int, spans: Sequence[tuple[int, int, float]] | None) -> npt.NDArray[np.float32]:
-    import numpy as np
-
-    weights = np.zeros(prompt + output, np.float32)
-    for start, end, weight in [(prompt, prompt + output, 1.0)] if spans is None else spans:
-        weights[start:end] = weight
-    return weights

@@ -7,9 +7,9 @@ import os
 import sys
 from typing import get_args
 
+from tito.cli.export import add_export_options, refuse_without_format
+from tito.cli.export import run as run_export
 from tito.cli.options import add_input_options, add_policy_options, count, input_options, policies
-from tito.cli.trainers import add_trainer_options, refuse_without_format
-from tito.cli.trainers import run as run_for_trainer
 from tito.cli.watch import bar, tell
 from tito.errors import UsageError, WorldError, with_hint
 
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     writing.add_argument("--dry-run", action="store_true", help="read, check and count; write nothing")
     writing.add_argument("--json", action="store_true", help="the report as JSON on stdout")
     writing.add_argument("--quiet", action="store_true", help="no report and no progress; warnings stay")
-    add_trainer_options(parser)
+    add_export_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.shard_tokens == 0:
         raise with_hint(UsageError("--shard-tokens 0: not a size"), "give the ids of a file, like 100000000")
     if args.format != "tito":
-        return run_for_trainer(args)
+        return run_export(args)
     refuse_without_format(args)
     chosen = policies(args)
     common = {**input_options(args), "policies": chosen, "expect_rows": args.expect_rows}

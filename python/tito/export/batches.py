@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from tito._core import loss_weights
 from tito.errors import DataError, with_hint
 
 __all__ = ["Batch", "read_batches"]
@@ -79,10 +80,14 @@ class Batch:
 
     def position_weights(self) -> Floats:
         """Weight of each id, without the row's own."""
-        weights = np.zeros(len(self.ids), np.float32)
-        lengths = self.span_ends - self.span_starts
-        weights[runs(self.offsets[self.span_rows] + self.span_starts, lengths)] = np.repeat(self.span_weights, lengths)
-        return weights
+        first = self.offsets[self.span_rows]
+        spans = zip(
+            (first + self.span_starts).tolist(),
+            (first + self.span_ends).tolist(),
+            self.span_weights.tolist(),
+            strict=True,
+        )
+        return loss_weights(self.ids, self.ids[:0], list(spans))
 
 
 def runs(starts: Ints, lengths: Ints) -> Ints:
@@ -166,6 +171,8 @@ def _batch(file: str, first: int, table: pa.Table, columns: Sequence[str]) -> Ba
         refuse(negative, "an id is negative", np.flatnonzero(lengths > 0))
     weights = table.column("weight").to_numpy().astype(np.float32)
     refuse(~(np.isfinite(weights) & (weights >= 0)), "weight is no weight")
+    if "reward" in columns:
+        refuse(~np.isfinite(pc.fill_null(table.column("reward"), 0).to_numpy()), "reward is no number")
 
     # Null spans stand for one of weight 1 over the output.
     spans = table.column("loss_spans").combine_chunks()

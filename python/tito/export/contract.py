@@ -31,6 +31,10 @@ class Examples:
     weights: Floats
     row_weights: Floats
     """The weight that all ids with loss of a sequence have; not a number where they differ."""
+    file: str
+    """The file that all of them are of."""
+    file_rows: Ints
+    """Which row of it each is, from 0."""
     numbers: Ints
     """Which row of the source each is, from 0."""
     prompt_lengths: Ints
@@ -39,6 +43,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def place(self, at: int) -> str:
+        """Where a row stands, for people."""
+        return f"{self.file}: row {self.file_rows[at]}"
 
     def labels(self) -> Ids:
         """The ids, -100 where no loss falls."""

@@ -181,6 +181,8 @@ class Chooser:
             mask=mask,
             weights=weights,
             row_weights=row_weights,
+            file=batch.file,
+            file_rows=batch.first + sources,
             numbers=self._numbered + sources,
             prompt_lengths=batch.prompt_lengths[sources],
             columns=batch.columns.take(sources),

@@ -9,8 +9,11 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from tito.calls import Flag
+from tito.errors import DataError, with_hint
 from tito.export.contract import Contract, Counts, Examples
 
 
@@ -34,20 +37,38 @@ def _objects(examples: Examples) -> Iterator[tuple[dict[str, Any], str | None]]:
         prompt = int(examples.prompt_lengths[at])
         # A merged row is all prompt by its columns.
         response = prompt if prompt < end - start else int(np.argmax(mask))
-        logprobs = columns["output_logprobs"][at].as_py()
-        if logprobs is not None and len(logprobs) != end - start - response:
-            logprobs = None
         record = {
             "index": number,
             "tokens": examples.ids[start:end].tolist(),
             "response_length": end - start - response,
             "loss_mask": mask[response:].astype(np.int8).tolist(),
-            "rollout_log_probs": logprobs,
+            "rollout_log_probs": _logprobs(examples, at, mask[response:], columns["output_logprobs"][at]),
             "reward": rewards[at],
             "status": "truncated" if (flags[at] or 0) & Flag.TRUNCATED else "completed",
             "metadata": {"rollout_id": rollouts[at], "turn": turns[at]},
         }
         yield record, rollouts[at]
+
+
+def _logprobs(examples: Examples, at: int, mask: npt.NDArray[np.bool_], told: pa.ListScalar) -> list[float] | None:
+    """Those of the response, 0 where no loss falls. A merged row tells one for each of its ids."""
+    if told.values is None:
+        return None
+    values = told.values.to_numpy(zero_copy_only=False)
+    whole = int(examples.offsets[at + 1] - examples.offsets[at])
+    if len(values) not in (whole, len(mask)):
+        raise with_hint(
+            DataError(f"{examples.place(at)}: {len(values)} logprobs for {len(mask)} ids"),
+            "the file is no output of convert; convert again",
+        )
+    values = np.where(mask, values[len(values) - len(mask) :], np.float32(0))
+    if not np.isfinite(values).all():
+        wrong = int(np.argmin(np.isfinite(values)))
+        raise with_hint(
+            DataError(f"{examples.place(at)}: the logprob of trained id {wrong} of the response is {values[wrong]}"),
+            "no JSON says that: convert without --columns output_logprobs, and slime computes them itself",
+        )
+    return [float(value) for value in values]
 
 
 def _settings(counts: Counts) -> tuple[str, ...]:

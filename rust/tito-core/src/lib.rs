@@ -2,13 +2,14 @@
 //!
 //! Rooms: [`ids`] pure functions on slices, [`json`] scanning, [`capture`] formats to calls, [`rows`] rows to files,
 //! [`tokens`] a tokenizer for policies that are about text, [`convert`] the pipeline, [`verify`] the pipeline against rows
-//! that exist, [`record`] what passes between a harness and an engine. Direction: `verify -> convert -> {capture, rows,
-//! tokens} -> {json, ids} -> error`, `record -> capture`.
+//! that exist, [`exchange`] the messages of the calls behind rows, [`record`] what passes between a harness and an engine.
+//! Direction: `{verify, exchange} -> convert -> {capture, rows, tokens} -> {json, ids} -> error`, `record -> capture`.
 #![forbid(unsafe_code)]
 
 pub mod capture;
 pub mod convert;
 pub mod error;
+pub mod exchange;
 pub mod ids;
 pub mod json;
 pub mod record;

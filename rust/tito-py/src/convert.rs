@@ -137,6 +137,12 @@ pub fn formats_json() -> String {
     serde_json::Value::from(all).to_string()
 }
 
+/// The format of a file's captures, those that are known and not read included; None where it holds none.
+#[pyfunction]
+pub fn capture_format(py: Python<'_>, path: &str) -> PyResult<Option<&'static str>> {
+    py.detach(|| capture::format_of(path)).map_err(|e| raise(py, &e))
+}
+
 /// All options of `convert` with their defaults, as JSON.
 #[pyfunction]
 pub fn defaults_json(py: Python<'_>) -> PyResult<String> {

@@ -7,6 +7,7 @@
 mod arrays;
 mod convert;
 mod errors;
+mod exchange;
 mod pack;
 mod record;
 mod rows;
@@ -18,8 +19,11 @@ mod tokens;
 mod _core {
     #[pymodule_export]
     use crate::convert::{
-        Progress, built_in_profile, built_in_profiles, call_ids, convert, defaults_json, expand_turns, formats_json,
+        Progress, built_in_profile, built_in_profiles, call_ids, capture_format, convert, defaults_json, expand_turns,
+        formats_json,
     };
+    #[pymodule_export]
+    use crate::exchange::Exchanges;
     #[pymodule_export]
     use crate::pack::{Copies, lay_packs, plan_packs};
     #[pymodule_export]
@@ -27,7 +31,7 @@ mod _core {
     #[pymodule_export]
     use crate::rows::{rows_metadata, schema_json, verify};
     #[pymodule_export]
-    use crate::think::{Found, ThinkRule, find_think, labels, loss_mask, strip_think};
+    use crate::think::{Found, ThinkRule, find_think, labels, loss_mask, loss_weights, strip_think};
     #[pymodule_export]
     use crate::tokens::Tokenizer;
     use pyo3::prelude::*;

@@ -429,3 +429,18 @@ pub fn labels<'py>(
     let ids = prompt.slice()?.iter().chain(output.slice()?).copied();
     Ok(loss::labels(ids, &weights).into_pyarray(py))
 }
+
+/// What each position weighs: float32, as long as ``input_ids`` and ``output_ids`` together; ``loss_spans`` as in
+/// ``loss_mask``. A row's own weight is not in it.
+#[pyfunction]
+#[pyo3(signature = (input_ids, output_ids, loss_spans=None))]
+pub fn loss_weights<'py>(
+    py: Python<'py>,
+    input_ids: &Bound<'py, PyAny>,
+    output_ids: &Bound<'py, PyAny>,
+    loss_spans: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyArray1<f32>>> {
+    let (prompt, output) = (Ids::take_checked(input_ids, "input_ids")?, Ids::take_checked(output_ids, "output_ids")?);
+    let weights = weights(py, prompt.slice()?.len(), output.slice()?.len(), loss_spans)?;
+    Ok(weights.into_pyarray(py))
+}

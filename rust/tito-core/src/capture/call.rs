@@ -1,6 +1,7 @@
 //! What every format yields: calls, gathered in pieces of rollouts, their ids in one arena.
 
 use super::Record;
+use super::exchange::Exchanges;
 use super::outcome::Outcome;
 use super::served::Served;
 use crate::ids::Id;
@@ -453,6 +454,8 @@ pub struct Parsed<'a> {
     pub lost: Vec<Lost>,
     /// What is said of the engine.
     pub served: Vec<Served>,
+    /// What the calls were asked and answered, where it is asked for.
+    pub exchanges: Option<Box<Exchanges>>,
 }
 
 impl Parsed<'_> {

@@ -5,6 +5,7 @@
 //! engine's identity, the begin and the end of a rollout, and marks of calls that stand before.
 
 use super::call::{Bad, Call, Parsed, Piece, Skip, Who, notes, seconds, status, stop_ids, text, turn};
+use super::exchange::{Logged, Reply};
 use super::outcome::ReplyFate;
 use super::response::Response;
 use super::served::Served;
@@ -23,6 +24,7 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
     let mut version = None;
     let (mut sort, mut mark) = (None, None);
     let (mut tokenizer_hash, mut template_hash) = (None, None);
+    let (asked, mut logged) = (parsed.exchanges.is_some(), Logged::default());
     c.object::<Fault>(|c, key| {
         match key {
             b"tito_log" => version = Some(c.scalar()?.int().unwrap_or(0)),
@@ -48,6 +50,9 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
             }
             b"response" => {
                 c.once(&mut known)?;
+                if asked {
+                    logged.reply = Reply::Whole(c.clone());
+                }
                 response.read(c, parsed)?;
             }
             b"stream" => {
@@ -56,9 +61,13 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
                     let at = c.pos();
                     let events = c.string_bytes()?;
                     response.read_stream(&events, parsed).map_err(|f| Fault { at, ..f })?;
+                    if asked {
+                        logged.reply = Reply::Events(events.into_owned());
+                    }
                 }
             }
             b"request" => {
+                logged.request = asked.then(|| c.clone());
                 c.object::<Fault>(|c, key| {
                     if key == b"stop_token_ids" {
                         call.stop_ids = stop_ids(c)?;
@@ -127,6 +136,9 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
     if !known && !call.failed {
         parsed.lose(record, Bad::unknown("no `response` and no `stream` in a call log"));
         return Ok(());
+    }
+    if let Some(exchanges) = &mut parsed.exchanges {
+        exchanges.logged(parsed.calls.len(), logged);
     }
     push(parsed, record, who, &call, response);
     Ok(())

@@ -5,6 +5,7 @@
 
 use super::Record;
 use super::call::{Bad, Call, Parsed, Piece, Who, seconds, text};
+use super::exchange::Saved;
 use super::response::{Response, floats};
 use crate::json::{Cursor, Fault};
 use crate::rows::Text;
@@ -16,6 +17,7 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
     let start = parsed.calls.len();
     let mut known = false;
     let mut segments = None;
+    let (mut tools, mut model) = (None, None);
     c.object::<Fault>(|c, key| {
         match key {
             b"messages" => {
@@ -23,6 +25,8 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
                 messages(c, parsed, record, None)?;
             }
             b"segments" => segments = Some(c.clone()),
+            b"tools" | b"tool_defs" if parsed.exchanges.is_some() => tools = Some(c.raw()?),
+            b"model" if parsed.exchanges.is_some() => model = Some(c.raw()?),
             b"repo" => repo = text(c)?,
             b"feature_id" => feature = text(c)?,
             b"info" => {
@@ -48,7 +52,13 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
     {
         // The final list of messages is the last segment's once more.
         parsed.calls.truncate(start);
+        if let Some(exchanges) = &mut parsed.exchanges {
+            exchanges.truncate(start);
+        }
         read_segments(&mut c, parsed, record)?;
+    }
+    if let Some(exchanges) = &mut parsed.exchanges {
+        exchanges.told(start, tools, model);
     }
     let place = record.origin;
     name_rollout(&mut who, repo, feature, place);
@@ -140,8 +150,13 @@ fn messages<'a>(
     let start = parsed.calls.len();
     let mut turn = 0;
     let mut compacted = false;
+    let mut saved = Saved::default();
     c.array::<Fault>(|c, _| {
+        c.peek();
+        let at = c.pos();
         let message = message(c, parsed, record)?;
+        let calls = parsed.calls.len()..parsed.calls.len() + message.calls.len();
+        saved.next(parsed, &c.text()[at..c.pos()], calls, message.assistant);
         compacted |= message.summary;
         let solver = kind.is_none();
         for mut call in message.calls {

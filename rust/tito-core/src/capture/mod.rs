@@ -7,7 +7,9 @@ mod buffer;
 mod call;
 mod calllog;
 mod cooperbench;
+mod exchange;
 mod files;
+pub(crate) mod joined;
 mod look;
 mod native;
 mod outcome;
@@ -18,10 +20,11 @@ mod sources;
 
 pub use call::{Bad, Call, Finish, Lost, Parsed, Piece, Skip, Who, status};
 pub use calllog::read_reply;
+pub use exchange::{Exchange, Exchanges};
 pub use outcome::{Outcome, ReplyFate};
 pub use served::Served;
 pub use sniff::{FORMATS, Format};
-pub use sources::{InputFile, Sources, Unit};
+pub use sources::{InputFile, Sources, Unit, format_of};
 
 use crate::error::Place;
 use crate::json::{Cursor, Fault};
@@ -169,5 +172,8 @@ impl Mark {
         parsed.calls.truncate(self.calls);
         parsed.pieces.truncate(self.pieces);
         parsed.lost.truncate(self.lost);
+        if let Some(exchanges) = &mut parsed.exchanges {
+            exchanges.truncate(self.calls);
+        }
     }
 }

@@ -235,9 +235,7 @@ impl Sources {
 
     /// Why a file holds no captures; none if it does, or cannot be looked at.
     fn look_at(&self, path: &Path) -> Option<NoFormat> {
-        let inner: Box<dyn Read + Send> = Box::new(File::open(path).ok()?);
-        let raw = Hashing { inner, hash: xxhash3_128::Hasher::new(), bytes: 0, progress: Arc::default() };
-        look(&mut Buffer::default(), Opened::open(raw).ok()?.reader(), self.forced).ok()?.err()
+        look_into(path, self.forced).ok()?.err()
     }
 
     /// Files read so far, and how many were named more than once.
@@ -408,6 +406,27 @@ impl Sources {
             format,
         });
         Ok(())
+    }
+}
+
+fn look_into(
+    path: &Path,
+    forced: Option<&'static Format>,
+) -> io::Result<std::result::Result<(&'static Format, Shape), NoFormat>> {
+    let inner: Box<dyn Read + Send> = Box::new(File::open(path)?);
+    let raw = Hashing { inner, hash: xxhash3_128::Hasher::new(), bytes: 0, progress: Arc::default() };
+    look(&mut Buffer::default(), Opened::open(raw)?.reader(), forced)
+}
+
+/// The format of a file's captures, those that are known and not read included; none where it holds none.
+///
+/// # Errors
+/// `Io`.
+pub fn format_of(path: &str) -> Result<Option<&'static str>> {
+    match look_into(Path::new(path), None).map_err(Error::io("read", path))? {
+        Ok((format, _)) => Ok(Some(format.name)),
+        Err(NoFormat::Unread(name)) => Ok(Some(name)),
+        Err(NoFormat::Rows | NoFormat::Other(_)) => Ok(None),
     }
 }
 

@@ -27,6 +27,7 @@ mod section;
 mod sight;
 mod spill;
 mod survey;
+mod used;
 mod weave;
 
 pub use batch::{Arena, Ids, Target, batches};
@@ -44,6 +45,7 @@ pub use rollout::Rollout;
 pub use section::{SectionCounts, Sections};
 pub use sight::{Digest, Sighted, arrange, sight};
 pub use survey::{Side, Weighing};
+pub use used::{Found, Used, UsedCall, used};
 
 use crate::capture::{Lost, Parsed, Sources, Unit, Who, parse};
 use crate::error::{Error, Place, Result};
@@ -87,6 +89,9 @@ pub struct Progress {
 pub trait Watch: Sync {
     /// A call that was met, whatever becomes of it; from any thread, in any order.
     fn saw(&self, call: &Sighted<'_>);
+
+    /// Rows before their ids are gathered, with the number of their stretch of input; from any thread.
+    fn planned(&self, _stretch: u64, _rows: &[Planned]) {}
 
     /// Rows of one side, copies included; from any thread, in any order.
     ///
@@ -489,6 +494,7 @@ impl Shared<'_> {
         let noted = if self.surveys { Noted::all(&planned) } else { Vec::new() };
         let mut encoded: Vec<(Target, EncodedBatch)> = Vec::new();
         let used = if let Some(watch) = self.watch {
+            watch.planned(number, &planned);
             batches(self.plan, planned, arena, |(_, side), batch| {
                 self.progress.rows.fetch_add(batch.meta.len() as u64, Ordering::Relaxed);
                 watch.made(batch, side)

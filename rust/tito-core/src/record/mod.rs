@@ -4,7 +4,6 @@
 //! is written is that text too. Ids stay the digits the engine sent. Pure functions and one thread that writes.
 
 mod edit;
-mod joined;
 mod log;
 mod message;
 mod reply;

@@ -4,8 +4,8 @@
 //! What ends the reply for a client (the last finish reason, `[DONE]`) is held back until the reply is on disk.
 
 use super::edit::{Edits, Fate};
-use super::joined::{Choice, Member, member, name, put};
 use super::reply;
+use crate::capture::joined::{Choice, Member, choice_of, member, name, put};
 use crate::json::{Cursor, Fault};
 
 /// What a client that asked for nothing would not have been sent.
@@ -196,19 +196,7 @@ impl Stream {
     }
 
     fn choice(&mut self, c: &mut Cursor<'_>, edits: &mut Edits) -> Result<(), Fault> {
-        // The index may stand anywhere in the chunk's choice, so it is looked up first.
-        let mut index = 0;
-        c.clone().object::<Fault>(|c, key| {
-            if key == b"index" {
-                index = c.scalar()?.int().map_or(0, i64::from);
-            }
-            Ok(())
-        })?;
-        let at = self.choices.iter().position(|known| known.index == index).unwrap_or_else(|| {
-            self.choices.push(Choice::new(index));
-            self.choices.len() - 1
-        });
-        let choice = &mut self.choices[at];
+        let choice = choice_of(&mut self.choices, c)?;
         let hide = self.hide.ids;
         edits.members(c, |_, c, key| {
             choice.take(c, key)?;

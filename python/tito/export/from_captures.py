@@ -42,6 +42,11 @@ def export_captures(
             UsageError(f"group_by={policies.group_by} makes several files, an export is one"),
             "convert without a format, then export each file",
         )
+    if policies.val is not None:
+        raise with_hint(
+            UsageError(f"val={policies.val:g} makes a second file of rows, an export is one"),
+            "convert with it and without a format, then export rows.parquet and rows.val.parquet",
+        )
     try:
         folder = tempfile.TemporaryDirectory(prefix=".tito-export-", dir=path.parent)
     except OSError as error:

@@ -3,7 +3,7 @@
 use crate::json::{Cursor, Fault};
 
 /// A member of a reply that stays as it is: name and JSON.
-pub(super) type Member = (Vec<u8>, Vec<u8>);
+pub(crate) type Member = (Vec<u8>, Vec<u8>);
 
 #[derive(Debug, Default)]
 struct ToolCall {
@@ -16,8 +16,8 @@ struct ToolCall {
 
 /// One choice of a reply.
 #[derive(Debug, Default)]
-pub(super) struct Choice {
-    pub(super) index: i64,
+pub(crate) struct Choice {
+    pub(crate) index: i64,
     /// Texts of the message, joined: escaped, without quotes.
     texts: Vec<Member>,
     message: Vec<Member>,
@@ -27,19 +27,18 @@ pub(super) struct Choice {
     /// Lists that come in pieces, without brackets: `token_ids`, and those of `logprobs`.
     lists: Vec<Member>,
     logprobs: Vec<Member>,
-    pub(super) finished: bool,
+    pub(crate) finished: bool,
     /// The completions route: its text stands in the choice.
     plain: bool,
 }
 
 impl Choice {
-    /// A choice of which nothing came yet.
-    pub(super) fn new(index: i64) -> Self {
+    fn new(index: i64) -> Self {
         Self { index, ..Self::default() }
     }
 
     /// Takes a member of a chunk's choice.
-    pub(super) fn take(&mut self, c: &mut Cursor<'_>, key: &[u8]) -> Result<(), Fault> {
+    pub(crate) fn take(&mut self, c: &mut Cursor<'_>, key: &[u8]) -> Result<(), Fault> {
         match key {
             b"index" => c.skip()?,
             b"delta" => self.delta(c)?,
@@ -141,36 +140,14 @@ impl Choice {
     }
 
     /// Writes the choice as a whole reply has it.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
         out.push(b'{');
         member(out, b"index", self.index.to_string().as_bytes());
         if self.plain {
             self.write_texts(out);
         } else {
             name(out, b"message");
-            out.push(b'{');
-            for (key, value) in &self.message {
-                member(out, key, value);
-            }
-            self.write_texts(out);
-            if !self.tools.is_empty() {
-                name(out, b"tool_calls");
-                out.push(b'[');
-                for (at, tool) in self.tools.iter().enumerate() {
-                    out.extend_from_slice(if at > 0 { b",{" } else { b"{" });
-                    for (key, value) in &tool.members {
-                        member(out, key, value);
-                    }
-                    name(out, b"function");
-                    out.extend_from_slice(b"{\"name\":\"");
-                    out.extend_from_slice(&tool.name);
-                    out.extend_from_slice(b"\",\"arguments\":\"");
-                    out.extend_from_slice(&tool.arguments);
-                    out.extend_from_slice(b"\"}}");
-                }
-                out.push(b']');
-            }
-            out.push(b'}');
+            self.write_message(out);
         }
         if !self.logprobs.is_empty() {
             name(out, b"logprobs");
@@ -189,6 +166,39 @@ impl Choice {
         out.push(b'}');
     }
 
+    /// Writes the message alone, if the choice has one: the completions route has none.
+    pub(crate) fn message(&self) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        (!self.plain).then(|| self.write_message(&mut out))?;
+        Some(out)
+    }
+
+    fn write_message(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        for (key, value) in &self.message {
+            member(out, key, value);
+        }
+        self.write_texts(out);
+        if !self.tools.is_empty() {
+            name(out, b"tool_calls");
+            out.push(b'[');
+            for (at, tool) in self.tools.iter().enumerate() {
+                out.extend_from_slice(if at > 0 { b",{" } else { b"{" });
+                for (key, value) in &tool.members {
+                    member(out, key, value);
+                }
+                name(out, b"function");
+                out.extend_from_slice(b"{\"name\":\"");
+                out.extend_from_slice(&tool.name);
+                out.extend_from_slice(b"\",\"arguments\":\"");
+                out.extend_from_slice(&tool.arguments);
+                out.extend_from_slice(b"\"}}");
+            }
+            out.push(b']');
+        }
+        out.push(b'}');
+    }
+
     fn write_texts(&self, out: &mut Vec<u8>) {
         for (key, text) in &self.texts {
             name(out, key);
@@ -199,13 +209,32 @@ impl Choice {
     }
 }
 
+/// The choice that an entry of a chunk is about, a new one if it is the first: its index may stand anywhere in it.
+///
+/// # Errors
+/// A fault of the JSON.
+pub(crate) fn choice_of<'c>(choices: &'c mut Vec<Choice>, entry: &Cursor<'_>) -> Result<&'c mut Choice, Fault> {
+    let mut index = 0;
+    entry.clone().object::<Fault>(|c, key| {
+        if key == b"index" {
+            index = c.scalar()?.int().map_or(0, i64::from);
+        }
+        Ok(())
+    })?;
+    let at = choices.iter().position(|known| known.index == index).unwrap_or_else(|| {
+        choices.push(Choice::new(index));
+        choices.len() - 1
+    });
+    Ok(&mut choices[at])
+}
+
 /// A string without its quotes, a list without its brackets.
 fn inner(value: &[u8]) -> &[u8] {
     value.get(1..value.len().saturating_sub(1)).unwrap_or_default()
 }
 
 /// Sets a member.
-pub(super) fn put(members: &mut Vec<Member>, key: &[u8], value: &[u8]) {
+pub(crate) fn put(members: &mut Vec<Member>, key: &[u8], value: &[u8]) {
     match members.iter_mut().find(|(known, _)| known == key) {
         Some((_, known)) => {
             known.clear();
@@ -229,7 +258,7 @@ fn join(members: &mut Vec<Member>, key: &[u8], more: &[u8], between: &[u8]) {
 }
 
 /// Begins a member.
-pub(super) fn name(out: &mut Vec<u8>, key: &[u8]) {
+pub(crate) fn name(out: &mut Vec<u8>, key: &[u8]) {
     if !matches!(out.last(), Some(b'{' | b'[')) {
         out.push(b',');
     }
@@ -239,7 +268,7 @@ pub(super) fn name(out: &mut Vec<u8>, key: &[u8]) {
 }
 
 /// Writes a member.
-pub(super) fn member(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+pub(crate) fn member(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     name(out, key);
     out.extend_from_slice(value);
 }

@@ -13,13 +13,13 @@ from tito.cli.options import count, input_options, policies
 from tito.cli.watch import bar, tell
 from tito.errors import UsageError, with_hint
 
-__all__ = ["add_trainer_options", "run"]
+__all__ = ["add_export_options", "refuse_without_format", "run"]
 
 # Policies that an export knows too; all others look at captures.
 _ALSO_OF_EXPORT = {"upweight_as", "seed", "max_length", "overlong", "weights", "pack"}
 
 
-def add_trainer_options(parser: argparse.ArgumentParser) -> None:
+def add_export_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     from tito.export import FORMATS
 
@@ -104,7 +104,8 @@ def _run_rows(args: argparse.Namespace) -> int:
 def _given(args: argparse.Namespace) -> set[str]:
     """Options that look at captures or ids and were not left at their default."""
     defaults = {**Policies().to_dict(), "upweight": [], "kind": Policies().kind, "columns": "", "max_length": None}
-    names = [name for name in (*defaults, "from_format", "profile", "weights", "pack") if name in vars(args)]
+    others = ("from_format", "profile", "tokenizer", "prove_think", "weights", "pack")
+    names = [name for name in (*defaults, *others) if name in vars(args)]
     return {name for name in names if getattr(args, name) != defaults.get(name)}
 
 
@@ -115,13 +116,8 @@ def _refuse(names: set[str], why: str, hint: str) -> None:
 
 
 def _run_captures(args: argparse.Namespace) -> int:
-    from tito.export.captures import export_captures
+    from tito.export.from_captures import export_captures
 
-    if args.val is not None:
-        raise with_hint(
-            UsageError(f"--val writes a second file of rows, and --format {args.format} writes one"),
-            "make rows first, with --val and without --format, then export rows.parquet and rows.val.parquet",
-        )
     # Rows over the limit were met in converting.
     options = {**_options(args), "max_length": None, "overlong": "error"}
     with bar(args.quiet) as progress:
@@ -142,18 +138,31 @@ def _run_captures(args: argparse.Namespace) -> int:
 
 
 def _run_messages(args: argparse.Namespace) -> int:
-    from tito.export.prime_sft import export_messages
+    from tito.export.prime_sft import CHOOSING, export_messages
     from tito.rows import looks_like_rows
 
     for name in args.inputs:
-        if looks_like_rows(name):
+        if name != "-" and looks_like_rows(name):
             raise with_hint(
                 UsageError(f"{name} holds rows, and prime-sft is made of messages"), "name the captures behind the rows"
             )
-    _refuse(_given(args), "belongs to rows, not to --format prime-sft", "leave it out: messages know no policies")
-    exported = export_messages(
-        args.inputs, args.output, row_mode=args.row_mode or "rollout", expect_rows=args.expect_rows
+    _refuse(
+        _given(args) - CHOOSING - {"from_format", "profile"},
+        "belongs to rows, not to --format prime-sft",
+        "leave it out: text has no ids",
     )
+    with bar(args.quiet) as progress:
+        exported = export_messages(
+            args.inputs,
+            args.output,
+            row_mode=args.row_mode or "rollout",
+            policies=policies(args),
+            profile=args.profile,
+            from_format=args.from_format,
+            expect_rows=args.expect_rows,
+            workers=args.workers,
+            progress=progress,
+        )
     _tell(exported, args)
     return os.EX_OK
 
