@@ -16,7 +16,7 @@ from tito.profile.find import find_profile
 from tito.report import Report
 from tito.watched import watched
 
-__all__ = ["check", "convert"]
+__all__ = ["check", "convert", "core_options"]
 
 _DEFAULTS = Policies()
 
@@ -61,7 +61,7 @@ def convert(
     (12, {'unterminated_think': 24}, ('rows.parquet',))
     """
     name = utf8_path(output)
-    options = _options(inputs, policies, profile, tokenizer, from_format, workers, prove_think)
+    options = core_options(inputs, policies, profile, tokenizer, from_format, workers, prove_think)
     options |= {
         "output": name,
         "expect_rows": expect_rows,
@@ -92,11 +92,11 @@ def check(
     >>> check("calls.jsonl", policies=Policies(bad="skip")).bad
     0
     """
-    options = _options(inputs, policies, profile, tokenizer, from_format, workers, prove_think)
+    options = core_options(inputs, policies, profile, tokenizer, from_format, workers, prove_think)
     return _run({**options, "expect_rows": expect_rows}, progress)
 
 
-def _options(
+def core_options(
     inputs: Paths,
     policies: Policies,
     profile: Profile | str | os.PathLike[str] | None,
@@ -105,6 +105,7 @@ def _options(
     workers: int,
     prove_think: bool,
 ) -> dict[str, Any]:
+    """What `convert` and `check` are given, as the core reads it."""
     known = find_profile(profile)
     return {
         **policies.to_dict(),

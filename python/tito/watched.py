@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from tito._core import Progress
 
 __all__ = ["watched"]
 
+_Done = TypeVar("_Done")
 # Often enough for a bar that moves, seldom enough to cost nothing.
 _WATCH_SECONDS = 0.1
 
 
-def watched(work: Callable[[Progress], str], watch: Callable[[Progress], None] | None) -> str:
+def watched(work: Callable[[Progress], _Done], watch: Callable[[Progress], None] | None) -> _Done:
     """What `work` gives. `watch` is called about ten times a second from the calling thread; what it raises, and
     Ctrl-C, stop the work and come through. A Ctrl-C that comes when the work is done changes nothing.
 
@@ -21,7 +23,7 @@ def watched(work: Callable[[Progress], str], watch: Callable[[Progress], None] |
     '0 rows'
     """
     progress = Progress()
-    done: list[str] = []
+    done: list[_Done] = []
     failures: list[BaseException] = []
 
     def run() -> None:

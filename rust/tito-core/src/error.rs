@@ -6,7 +6,7 @@
 use std::fmt;
 
 /// Where in the input something stands. Records count from 1 (the line of a JSONL file, the item of an array).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Place {
     /// The file as the user named it; `-` is standard input.
     pub file: Option<String>,

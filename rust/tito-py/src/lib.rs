@@ -8,6 +8,7 @@ mod arrays;
 mod convert;
 mod errors;
 mod pack;
+mod parts;
 mod record;
 mod rows;
 mod think;
@@ -22,6 +23,10 @@ mod _core {
     };
     #[pymodule_export]
     use crate::pack::{Copies, lay_packs, plan_packs};
+    #[pymodule_export]
+    use crate::parts::{
+        convert_part, judge_parts, list_inputs, plan_parts, scan_file, settle_parts, split_file, survey_part,
+    };
     #[pymodule_export]
     use crate::record::{CallLog, EventStream, Reply, Request, amend_request, request_mentions, strip_reply};
     #[pymodule_export]

@@ -43,15 +43,14 @@ fn key(parts: &[&[u8]]) -> u64 {
 }
 
 impl Ledger {
-    /// Tells whether the call came before.
-    pub fn call(&mut self, piece: &Piece, sighted: &mut Sighted<'_>) {
+    /// What a call goes by: calls of one key are one call, or contradict each other.
+    pub(super) fn key_of(piece: &Piece, sighted: &Sighted<'_>) -> Option<u64> {
         let (call, who) = (sighted.call, &piece.who);
         if call.bad.is_some() || call.prompt.is_none() || call.output.is_none() {
-            return;
+            return None;
         }
-        let content = u64::from_be_bytes(sighted.digest.hash[..8].try_into().unwrap_or_default());
         let rollout = who.rollout_id.as_deref().unwrap_or_default().as_bytes();
-        let known = match (&call.call_id, call.started) {
+        match (&call.call_id, call.started) {
             // What people number themselves is unique in a rollout only.
             (Some(id), _) if id.bytes().all(|b| b.is_ascii_digit()) => {
                 Some(key(&[b"number", rollout, id.as_bytes(), &call.choice.to_le_bytes()]))
@@ -68,7 +67,22 @@ impl Ledger {
                 Some(key(&[b"line", rollout, &turn, &started.to_le_bytes(), &sighted.digest.hash]))
             }
             (None, None) => None,
-        };
+        }
+    }
+
+    /// What a rollout's name goes by, whichever rollout has it.
+    pub(super) fn key_of_name(piece: &Piece) -> Option<u64> {
+        piece.who.rollout_id.as_deref().map(|name| key(&[b"name", name.as_bytes()]))
+    }
+
+    /// Tells whether the call came before.
+    pub fn call(&mut self, piece: &Piece, sighted: &mut Sighted<'_>) {
+        let call = sighted.call;
+        if call.bad.is_some() || call.prompt.is_none() || call.output.is_none() {
+            return;
+        }
+        let content = u64::from_be_bytes(sighted.digest.hash[..8].try_into().unwrap_or_default());
+        let known = Self::key_of(piece, sighted);
         if let Some(known) = known {
             match self.calls.get(&known) {
                 Some(before) if *before == content => sighted.skip = Some(Skip::Duplicate),
