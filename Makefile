@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 60
 ENGINE := .venv-engine
 HARNESS := .venv-harness
 
-.PHONY: demo train-demo test lint bench fuzz consumers train-venv train-test venv engine soak
+.PHONY: demo train-demo test lint bench fuzz consumers ray train-venv train-test venv engine soak
 
 demo: ## installs into its own environment, converts the bundled real captures and shows the result
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
@@ -70,6 +70,10 @@ engine: venv $(ENGINE)/made $(HARNESS)/made ## the tests against a real vLLM and
 
 soak: venv ## 20,000 recorded calls with faults and kills: the books must balance
 	$(VENV)/bin/python benches/record_soak.py
+
+ray: venv ## conversion on a cluster of two workers, one of them killed on the way
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,ray]'
+	$(VENV)/bin/pytest --quiet -m ray tests
 
 train-venv:
 	test -x $(CONSUMERS)/bin/python || $(PYTHON) -m venv $(CONSUMERS)

@@ -91,7 +91,6 @@ def test_every_option_reaches_the_core(run):
         "max-length": 5000,
         "overlong": "trim-prompt",
         "leak-ngram": 5,
-        "leaks": "drop",
         "kind": "solver,helper",
         "bad": "skip",
         "group-by": "identity",

@@ -24,7 +24,7 @@ TRAINING = [command for command in COMMANDS if command.startswith("tito train") 
 
 
 def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 12
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import dumps
+import made_tokenizers
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +26,17 @@ CAPTURES = Path(__file__).parent / "captures"
 COLUMNS = ["loss_mask", "loss_weights", "labels", "output_logprobs"]
 MASKED = tito.Policies(think="mask", unterminated="keep", columns=COLUMNS, upweight="0:12")
 KINDS = st.sampled_from(("turn", "merged", "auto"))
+
+
+WHOLE = st.fixed_dictionaries(
+    {},
+    optional={
+        "normalize": st.sampled_from(("rollout", "task")),
+        "weight_scale": st.sampled_from(("min-1", "mean-1")),
+        "val": st.sampled_from((0.3, 1)),
+        "val_by": st.sampled_from(("task", "rollout")),
+    },
+)
 
 
 def converted(dump, folder, drawn, suffix="parquet", **more):
@@ -45,14 +57,16 @@ def converted(dump, folder, drawn, suffix="parquet", **more):
     st.sampled_from(("parquet", "jsonl")),
     st.lists(st.sampled_from(COLUMNS), unique=True),
     st.integers(1, 3),
+    WHOLE,
 )
-def test_what_was_converted_verifies(dump, drawn, rows, suffix, columns, workers):
+def test_what_was_converted_verifies(dump, drawn, rows, suffix, columns, workers, whole):
     with tempfile.TemporaryDirectory() as folder:
-        names, path = converted(dump, Path(folder), drawn, suffix, rows=rows, columns=columns)
-        found = tito.verify(path, names, workers=workers)
+        names, _ = converted(dump, Path(folder), drawn, suffix, rows=rows, columns=columns, **whole)
+        files = [file for file in Path(folder).glob(f"rows*.{suffix}") if file.stat().st_size]
+        found = tito.verify(files, names, workers=workers)
         assert found.failures == []
         assert found.ok
-        assert found.rows == found.verified == len(runs.read_rows(path))
+        assert found.rows == found.verified == sum(len(runs.read_rows(file)) for file in files)
         assert sum(captures["rows_not_here"] for captures in found.data["captures"]) == 0
 
 
@@ -204,6 +218,29 @@ def test_merged_rows_name_the_call_that_differs(tmp_path):
     [difference] = failure["differences"]
     assert (difference["column"], difference["position"], difference["field"]) == ("calls", 0, "end")
     assert difference["stated"] == 9
+
+
+def test_a_row_of_the_other_side_is_found(tmp_path):
+    lines = [dumps.line(n, rollout_id=f"r{n}", turn=0) for n in range(20)]
+    path = dumps.write(tmp_path / "calls.jsonl", *lines)
+    tito.convert(path, tmp_path / "rows.parquet", policies=tito.Policies(val=0.3, val_by="rollout"))
+    files = [tmp_path / "rows.parquet", tmp_path / "rows.val.parquet"]
+    assert tito.verify(files, path).ok
+    train, held = (pq.read_table(file) for file in files)
+    pq.write_table(pa.concat_tables([train, held.slice(0, 1).replace_schema_metadata(train.schema.metadata)]), files[0])
+    [failure] = tito.verify(files, path).failures
+    assert f'rows.parquet: row {len(train)}: side is "train", captured "val"' in failure
+
+
+def test_rules_that_read_text_ask_for_the_tokenizer(kept):
+    folder = kept / "qwen3"
+    folder.mkdir()
+    made_tokenizers.qwen("qwen3").save(str(folder / "tokenizer.json"))
+    rule = tito.Policies(upweight="match=/the/:3")
+    tito.convert("calls.jsonl", "text.parquet", policies=rule, tokenizer=folder)
+    assert tito.verify("text.parquet", "calls.jsonl", tokenizer=folder).ok
+    with pytest.raises(tito.UsageError, match="needs a tokenizer"):
+        tito.verify("text.parquet", "calls.jsonl")
 
 
 def test_rows_that_stand_too_often(kept):

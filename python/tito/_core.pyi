@@ -37,20 +37,28 @@ __all__ = [
     "call_ids",
     "capture_format",
     "convert",
+    "convert_part",
     "defaults_json",
     "expand_turns",
     "find_think",
     "formats_json",
+    "judge_parts",
     "labels",
     "lay_packs",
+    "list_inputs",
     "loss_mask",
     "loss_weights",
     "plan_packs",
+    "plan_parts",
     "request_mentions",
     "rows_metadata",
+    "scan_file",
     "schema_json",
+    "settle_parts",
+    "split_file",
     "strip_reply",
     "strip_think",
+    "survey_part",
     "verify",
 ]
 
@@ -269,6 +277,35 @@ def expand_turns(
 
 def convert(options_json: str, progress: Progress) -> str:
     """Runs a conversion; gives its report as JSON. ``tito.convert`` wraps it."""
+
+def list_inputs(inputs: Sequence[str]) -> tuple[list[tuple[str, int, bool]], list[str]]:
+    """The files that inputs stand for (name, bytes on disk, whether it was found in a folder that was named), and what
+    stands in folders and is no file."""
+
+def scan_file(options_json: str, found: bool, progress: Progress) -> tuple[str, bytes]:
+    """Scans the one file among the inputs: JSON of its name, bytes, hash and format; and what belongs together in it,
+    for ``plan_parts``. That it holds no capture is an error unless ``found``."""
+
+def plan_parts(
+    scans: Sequence[bytes], sizes: Sequence[int], part_bytes: int
+) -> tuple[list[tuple[int, list[int]]], list[tuple[int, bytes]]]:
+    """The parts: bytes on disk, and the files, by their place in ``scans``. Then the files that parts share: place, and
+    the part of each line for ``split_file``."""
+
+def split_file(path: str, file_json: str, lines: bytes, folder: str, progress: Progress) -> None:
+    """Writes the lines that each part has of a file to ``FOLDER/PART.jsonl.zst``. ``file_json`` is the scan's."""
+
+def survey_part(options_json: str, progress: Progress) -> str:
+    """Notes what the rollouts of a part weigh; gives what ``settle_parts`` takes."""
+
+def settle_parts(options_json: str, surveys: Sequence[str], files: int) -> list[str]:
+    """Normalises weights and divides sides over all parts; gives each what ``convert_part`` takes."""
+
+def convert_part(options_json: str, weighing: str | None, progress: Progress) -> str:
+    """Converts a part of a run, unjudged; gives what ``judge_parts`` takes."""
+
+def judge_parts(options_json: str, weighing: str | None, files: Sequence[str], parts: Sequence[str]) -> str:
+    """Judges a run by its parts, in their order; gives its report as JSON. ``files``: what the scans said of them."""
 
 def verify(request_json: str, progress: Progress) -> str:
     """Compares rows with the captures they name; gives the account as JSON. ``tito.verify`` wraps it."""

@@ -16,7 +16,7 @@ from tito.profile.find import find_profile
 from tito.report import Report
 from tito.watched import watched
 
-__all__ = ["check", "convert"]
+__all__ = ["check", "convert", "core_options"]
 
 _DEFAULTS = Policies()
 

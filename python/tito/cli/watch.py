@@ -6,17 +6,16 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tito._core import Progress
     from tito.report import Report
 
 __all__ = ["bar", "tell"]
 
 
 @contextmanager
-def bar(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+def bar(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
     """Gives what `tito.convert` takes as `progress`: a bar on stderr, None where nobody watches."""
     if quiet or not sys.stderr.isatty():
         yield None
@@ -29,7 +28,7 @@ def bar(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("", total=None, calls=0)
 
-        def watch(progress: Progress) -> None:
+        def watch(progress: Any) -> None:
             bars.update(task, completed=progress.bytes, total=progress.total or None, calls=progress.calls)
 
         yield watch

@@ -9,6 +9,7 @@ mod convert;
 mod errors;
 mod exchange;
 mod pack;
+mod parts;
 mod record;
 mod rows;
 mod think;
@@ -26,6 +27,10 @@ mod _core {
     use crate::exchange::Exchanges;
     #[pymodule_export]
     use crate::pack::{Copies, lay_packs, plan_packs};
+    #[pymodule_export]
+    use crate::parts::{
+        convert_part, judge_parts, list_inputs, plan_parts, scan_file, settle_parts, split_file, survey_part,
+    };
     #[pymodule_export]
     use crate::record::{CallLog, EventStream, Reply, Request, amend_request, request_mentions, strip_reply};
     #[pymodule_export]

@@ -437,6 +437,17 @@ pub struct Lost {
     pub bad: Bad,
 }
 
+/// A record as it stands in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    /// Which line, from 1; none where the whole file is one record.
+    pub number: Option<u64>,
+    /// Its text.
+    pub bytes: usize,
+    /// How many pieces there are up to its end.
+    pub pieces: usize,
+}
+
 /// What was read from one stretch of input.
 #[derive(Debug, Default)]
 pub struct Parsed<'a> {
@@ -456,6 +467,8 @@ pub struct Parsed<'a> {
     pub served: Vec<Served>,
     /// What the calls were asked and answered, where it is asked for.
     pub exchanges: Option<Box<Exchanges>>,
+    /// Lines that are not empty, in the order of the input.
+    pub lines: Vec<Line>,
 }
 
 impl Parsed<'_> {

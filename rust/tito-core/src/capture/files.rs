@@ -1,9 +1,20 @@
 //! From what the user named to files: files, folders, globs, `-`.
 
+use super::sniff::Format;
 use crate::error::{Error, Place, Result};
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// A file that goes by another name than its path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Called {
+    /// What it is called in rows and reports.
+    pub name: String,
+    /// Where it holds only some lines of the file so called, and empty ones for the others: their format.
+    pub lines: Option<String>,
+}
 
 /// A file to read.
 #[derive(Debug, Clone)]
@@ -15,12 +26,14 @@ pub(super) struct Input {
     pub(super) bytes: u64,
     /// A file proper: not a pipe, not a device.
     pub(super) regular: bool,
+    /// Format of its lines, where it needs no look.
+    pub(super) lines: Option<&'static Format>,
 }
 
 /// Appends what a name stands for, in a fixed order.
 pub(super) fn expand(name: &str, inputs: &mut Vec<Input>, left_out: &mut Vec<String>) -> Result<()> {
     if name == "-" {
-        inputs.push(Input { path: None, name: "-".to_owned(), found: false, bytes: 0, regular: false });
+        inputs.push(Input { path: None, name: "-".to_owned(), found: false, bytes: 0, regular: false, lines: None });
         return Ok(());
     }
     let path = Path::new(name);
@@ -38,6 +51,7 @@ pub(super) fn expand(name: &str, inputs: &mut Vec<Input>, left_out: &mut Vec<Str
                 found: false,
                 bytes: meta.len(),
                 regular: meta.is_file(),
+                lines: None,
             });
         }
         return Ok(());
@@ -76,7 +90,7 @@ fn walk(folder: &Path, inputs: &mut Vec<Input>, left_out: &mut Vec<String>) -> R
             && meta.is_file()
         {
             let name = path.to_string_lossy().into_owned();
-            inputs.push(Input { path: Some(path), name, found: true, bytes: meta.len(), regular: true });
+            inputs.push(Input { path: Some(path), name, found: true, bytes: meta.len(), regular: true, lines: None });
         } else {
             left_out.push(path.to_string_lossy().into_owned());
         }

@@ -17,7 +17,7 @@ pub(super) enum Shape {
     Events,
 }
 
-const LINES: Shape = Shape::Lines { first: 1, torn_end: false };
+pub(super) const LINES: Shape = Shape::Lines { first: 1, torn_end: false };
 
 /// Reads a file's first record into `head` and says what it is, or why it is no capture.
 pub(super) fn look(

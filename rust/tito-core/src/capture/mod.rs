@@ -17,14 +17,17 @@ mod response;
 mod served;
 mod sniff;
 mod sources;
+mod split;
 
-pub use call::{Bad, Call, Finish, Lost, Parsed, Piece, Skip, Who, status};
+pub use call::{Bad, Call, Finish, Line, Lost, Parsed, Piece, Skip, Who, status};
 pub use calllog::read_reply;
 pub use exchange::{Exchange, Exchanges};
+pub use files::Called;
 pub use outcome::{Outcome, ReplyFate};
 pub use served::Served;
 pub use sniff::{FORMATS, Format};
 pub use sources::{InputFile, Sources, Unit, format_of};
+pub use split::split;
 
 use crate::error::Place;
 use crate::json::{Cursor, Fault};
@@ -79,6 +82,9 @@ pub fn parse<'a>(unit: &'a Unit, parsed: &mut Parsed<'a>) {
             Shape::Document => read_document(text, chunk, parsed),
             Shape::Events => calllog::read_events(text, parsed, &chunk.origin),
         }
+        if !matches!(chunk.shape, Shape::Lines { .. }) {
+            parsed.lines.push(Line { number: None, bytes: text.len(), pieces: parsed.pieces.len() });
+        }
     }
 }
 
@@ -104,6 +110,7 @@ fn read_lines<'a>(text: &'a [u8], chunk: &Chunk, first: u64, torn_end: bool, par
                 }
                 parsed.lose(&record, bad);
             }
+            parsed.lines.push(Line { number: Some(number), bytes: line.len(), pieces: parsed.pieces.len() });
         }
         number += 1;
         at = end + 1;

@@ -6,12 +6,14 @@
 
 use super::Origin;
 use super::buffer::Buffer;
-use super::files::{Input, expand};
-use super::look::{Shape, look};
+use super::files::{Called, Input, expand};
+use super::look::{LINES, Shape, look};
 use super::sniff::{FORMATS, Format, NoFormat};
 use crate::error::{Error, Place, Result};
 use crate::json::{Cursor, Fault, Scalar};
+use crate::rows::Text;
 use flate2::read::MultiGzDecoder;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -52,7 +54,7 @@ impl Unit {
 }
 
 /// What the manifest says of a file that was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputFile {
     /// File as the user named it.
     pub file: String,
@@ -61,7 +63,7 @@ pub struct InputFile {
     /// xxh3-128 of the bytes on disk.
     pub hash: String,
     /// Format of its records; null if it holds no capture.
-    pub format: Option<&'static str>,
+    pub format: Option<Text>,
 }
 
 impl InputFile {
@@ -71,7 +73,7 @@ impl InputFile {
 }
 
 /// Counts and hashes what passes.
-struct Hashing<R> {
+pub(super) struct Hashing<R> {
     inner: R,
     hash: xxhash3_128::Hasher,
     bytes: u64,
@@ -88,19 +90,35 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-type Raw = Hashing<Box<dyn Read + Send>>;
+pub(super) type Raw = Hashing<Box<dyn Read + Send>>;
+
+impl Raw {
+    pub(super) fn new(inner: Box<dyn Read + Send>, progress: Arc<AtomicU64>) -> Self {
+        Self { inner, hash: xxhash3_128::Hasher::new(), bytes: 0, progress }
+    }
+
+    /// The hash of all that is read, to its end.
+    pub(super) fn finish(mut self) -> io::Result<(u64, String)> {
+        io::copy(&mut self, &mut io::sink())?;
+        Ok((self.bytes, self.hash()))
+    }
+
+    fn hash(&self) -> String {
+        format!("xxh3-128:{:032x}", self.hash.finish_128())
+    }
+}
 
 /// The bytes of a file, the first four of them read once already.
 type Whole = io::Chain<io::Cursor<Vec<u8>>, Raw>;
 
-enum Opened {
+pub(super) enum Opened {
     Plain(Box<Whole>),
     Gzip(Box<MultiGzDecoder<Whole>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, io::BufReader<Whole>>>),
 }
 
 impl Opened {
-    fn open(mut raw: Raw) -> io::Result<Self> {
+    pub(super) fn open(mut raw: Raw) -> io::Result<Self> {
         let mut magic = Vec::with_capacity(4);
         (&mut raw).take(4).read_to_end(&mut magic)?;
         // A zstd file may start with a frame to be skipped, as parallel compressors write it.
@@ -114,7 +132,7 @@ impl Opened {
         })
     }
 
-    fn reader(&mut self) -> &mut dyn Read {
+    pub(super) fn reader(&mut self) -> &mut dyn Read {
         match self {
             Self::Plain(reader) => reader,
             Self::Gzip(reader) => reader,
@@ -122,7 +140,7 @@ impl Opened {
         }
     }
 
-    fn raw(self) -> Raw {
+    pub(super) fn raw(self) -> Raw {
         match self {
             Self::Plain(chain) => chain.into_inner().1,
             Self::Gzip(decoder) => decoder.into_inner().into_inner().1,
@@ -176,6 +194,14 @@ impl Sources {
     /// # Errors
     /// `Usage` for an unknown format, `Io` for a path that is not there.
     pub fn new(named: &[String], from: Option<&str>, progress: Arc<AtomicU64>) -> Result<Self> {
+        Self::called(named, &[], from, progress)
+    }
+
+    /// The same of files that go by other names than their paths, one each (none: by their paths).
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn called(named: &[String], called: &[Called], from: Option<&str>, progress: Arc<AtomicU64>) -> Result<Self> {
         let forced = from.map(format_named).transpose()?;
         if named.is_empty() {
             return Err(Error::usage("no input", "name files, folders or globs, or - for standard input"));
@@ -184,6 +210,18 @@ impl Sources {
         let mut left_out = Vec::new();
         for name in named {
             expand(name, &mut inputs, &mut left_out)?;
+        }
+        if !called.is_empty() {
+            if called.len() != inputs.len() {
+                return Err(Error::usage(
+                    format!("{} names for {} files", called.len(), inputs.len()),
+                    "give one name a file, or none",
+                ));
+            }
+            for (input, called) in inputs.iter_mut().zip(called) {
+                input.name.clone_from(&called.name);
+                input.lines = called.lines.as_deref().map(format_named).transpose()?;
+            }
         }
         let before = inputs.len();
         let mut seen = HashSet::new();
@@ -236,6 +274,21 @@ impl Sources {
     /// Why a file holds no captures; none if it does, or cannot be looked at.
     fn look_at(&self, path: &Path) -> Option<NoFormat> {
         look_into(path, self.forced).ok()?.err()
+    }
+
+    /// The files that will be read: name, bytes, and whether it was found in a folder that was named.
+    pub fn listing(&self) -> impl Iterator<Item = (&str, u64, bool)> {
+        self.inputs.as_slice().iter().map(|input| (input.name.as_str(), input.bytes, input.found))
+    }
+
+    /// What stood in a folder and is no file, so far.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        self.read.iter().map(|file| file.file.as_str())
+    }
+
+    /// Takes all files for ones that were found in a folder: what holds no capture is passed over.
+    pub fn take_as_found(&mut self) {
+        self.inputs.as_mut_slice().iter_mut().for_each(|input| input.found = true);
     }
 
     /// Files read so far, and how many were named more than once.
@@ -337,11 +390,14 @@ impl Sources {
                 Some(path) => Box::new(File::open(path).map_err(Error::io("read", &input.name))?),
                 None => Box::new(io::stdin()),
             };
-            let raw =
-                Hashing { inner, hash: xxhash3_128::Hasher::new(), bytes: 0, progress: Arc::clone(&self.progress) };
-            let mut opened = Opened::open(raw).map_err(Error::io("read", &input.name))?;
+            let mut opened =
+                Opened::open(Raw::new(inner, Arc::clone(&self.progress))).map_err(Error::io("read", &input.name))?;
             self.head.filled = 0;
-            let looks = match look(&mut self.head, opened.reader(), self.forced) {
+            let looks = match input.lines {
+                Some(format) => Ok(Ok((format, LINES))),
+                None => look(&mut self.head, opened.reader(), self.forced),
+            };
+            let looks = match looks {
                 Ok(looks) => looks,
                 Err(e) => return Err(damaged(&input, &opened, e)),
             };
@@ -370,20 +426,24 @@ impl Sources {
     }
 
     fn origin(&mut self, input: &Input, format: &'static Format, shape: Shape) -> Result<Origin> {
-        let folder =
-            input.path.as_deref().and_then(Path::parent).map_or(String::new(), |p| p.to_string_lossy().into_owned());
+        let folder = |path: Option<&Path>| {
+            path.and_then(Path::parent).map_or(String::new(), |folder| folder.to_string_lossy().into_owned())
+        };
+        // What lies beside a file is where its bytes are; which files belong together is a matter of their names.
+        let (beside, folder) = (folder(input.path.as_deref()), folder(Some(Path::new(&input.name))));
         let document = matches!(shape, Shape::Document);
         let mut reward = None;
         if format.name == "cooperbench" && document {
-            if self.eval.as_ref().is_none_or(|(known, _)| *known != folder) {
-                self.eval = Some((folder.clone(), both_passed(&Path::new(&folder).join("eval.json"))?));
+            if self.eval.as_ref().is_none_or(|(known, _)| *known != beside) {
+                let verdict = both_passed(&Path::new(&beside).join("eval.json"))?;
+                self.eval = Some((beside, verdict));
             }
             reward = self.eval.as_ref().and_then(|(_, reward)| *reward);
         }
         Ok(Origin { file: input.name.as_str().into(), folder: folder.into(), document, reward, format })
     }
 
-    fn close(&mut self, input: Input, mut raw: Raw, format: Option<&'static str>) -> Result<()> {
+    fn close(&mut self, input: Input, mut raw: Raw, format: Option<&str>) -> Result<()> {
         // What stands behind the data (padding of a compressed file, the rest of a passed-over one) is part of the hash
         // only for files that were read: a folder may hold gigabytes that are no captures.
         if format.is_some() {
@@ -398,12 +458,12 @@ impl Sources {
         } else {
             self.progress.fetch_add(input.bytes.saturating_sub(raw.bytes), Ordering::Relaxed);
         }
-        let hash = format!("xxh3-128:{:032x}", raw.hash.finish_128());
+        let hash = raw.hash();
         self.read.push(InputFile {
             file: input.name,
             bytes: if format.is_some() { raw.bytes } else { input.bytes },
             hash: if format.is_some() { hash } else { String::new() },
-            format,
+            format: format.map(Text::from),
         });
         Ok(())
     }

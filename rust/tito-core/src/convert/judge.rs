@@ -8,11 +8,10 @@ use crate::capture::{Served, Skip, Sources};
 use crate::error::{Error, Place, Result};
 
 /// Fails a run whose data is bad, whose rule fired nowhere or whose rows are not what was asked for.
-pub(super) fn judge(plan: &Plan, counts: &Counts, sources: &Sources) -> Result<()> {
+pub(super) fn judge(plan: &Plan, counts: &Counts, files: usize) -> Result<()> {
     let options = &plan.options;
     if counts.calls_seen == 0 {
         let named = options.inputs.join(", ");
-        let files = sources.files().0.len();
         return Err(Error::check(
             format!("no captures in {named} ({files} files looked at)"),
             "name files or folders that hold captures; `tito convert --help` lists the formats",
@@ -135,10 +134,12 @@ pub(super) fn same_files(before: &Sources, after: &Sources) -> Result<()> {
     let (before, after) = (before.files().0, after.files().0);
     match before.iter().zip(after).find(|(before, after)| before != after) {
         None if before.len() == after.len() => Ok(()),
-        found => Err(Error::data(
-            Place::file(found.map_or("", |(before, _)| &before.file)),
-            "the file changed between two readings",
-            "convert files that nobody writes to",
-        )),
+        found => Err(changed(found.map_or("", |(before, _)| &before.file))),
     }
+}
+
+/// A file that was another the second time.
+pub(super) fn changed(file: &str) -> Error {
+    let message = "the file changed between two readings";
+    Error::data(Place::file(file), message, "convert files that nobody writes to")
 }

@@ -40,13 +40,13 @@ pub(super) fn key(parts: &[&[u8]]) -> u64 {
 }
 
 impl Ledger {
-    /// Tells whether the call came before.
-    pub fn call(&mut self, piece: &Piece, sighted: &mut Sighted<'_>) {
+    /// What a call goes by: calls of one key are one call, or contradict each other. The second is what it may go by
+    /// elsewhere.
+    pub(super) fn keys_of(piece: &Piece, sighted: &Sighted<'_>) -> (Option<u64>, Option<u64>) {
         let (call, who) = (sighted.call, &piece.who);
         if call.bad.is_some() || call.prompt.is_none() || call.output.is_none() {
-            return;
+            return (None, None);
         }
-        let content = u64::from_be_bytes(sighted.digest.hash[..8].try_into().unwrap_or_default());
         let rollout = who.rollout_id.as_deref().unwrap_or_default().as_bytes();
         let in_rollout = |id: &str| {
             let part = |text: &Option<Text>| text.clone().unwrap_or_default();
@@ -57,7 +57,7 @@ impl Ledger {
         };
         // A response has one id, whatever saved it; choices of a response share it.
         let anywhere = |id: &str| key(&[b"id", id.as_bytes(), &call.choice.to_le_bytes()]);
-        let (own, other) = match (&call.call_id, call.started) {
+        match (&call.call_id, call.started) {
             // What people number themselves is unique in a rollout only.
             (Some(id), _) if id.bytes().all(|b| b.is_ascii_digit()) => (Some(in_rollout(id)), None),
             // So may be what they name themselves, unless it is a reply's id, and the reply is here too.
@@ -73,7 +73,22 @@ impl Ledger {
                 (Some(key(&[b"line", rollout, &turn, &started.to_le_bytes(), &sighted.digest.hash])), None)
             }
             (None, None) => (None, None),
-        };
+        }
+    }
+
+    /// What a rollout's name goes by, whichever rollout has it.
+    pub(super) fn key_of_name(piece: &Piece) -> Option<u64> {
+        piece.who.rollout_id.as_deref().map(|name| key(&[b"name", name.as_bytes()]))
+    }
+
+    /// Tells whether the call came before.
+    pub fn call(&mut self, piece: &Piece, sighted: &mut Sighted<'_>) {
+        let call = sighted.call;
+        if call.bad.is_some() || call.prompt.is_none() || call.output.is_none() {
+            return;
+        }
+        let content = u64::from_be_bytes(sighted.digest.hash[..8].try_into().unwrap_or_default());
+        let (own, other) = Self::keys_of(piece, sighted);
         let known = |key: Option<u64>| key.and_then(|key| self.calls.get(&key)).map(|before| *before == content);
         match (known(own), known(other)) {
             (Some(true), _) | (None, Some(true)) => sighted.skip = Some(Skip::Duplicate),

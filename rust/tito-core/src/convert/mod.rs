@@ -18,6 +18,7 @@ mod merged;
 mod options;
 mod order;
 mod output;
+mod parts;
 mod prove;
 mod replay;
 mod report;
@@ -38,6 +39,9 @@ pub use leaks::LeakScan;
 pub use options::{
     Ambiguous, Column, GroupBy, Leaks, Normalize, OnBad, Options, Overlong, Rows, Tail, Think, Truncated, Unterminated,
     UpweightAs, ValBy, WeightScale,
+};
+pub use parts::{
+    Members, Part, Scan, Surveyed, convert_part, judge_parts, plan_parts, scan, settle_parts, split_file, survey_part,
 };
 pub use prove::{Proof, Shown};
 pub use report::{Counts, Example, MergeCounts, RuleCount, ThinkStates, Tokens, TurnCount};
@@ -146,7 +150,7 @@ pub fn convert(options: Options, progress: &Progress) -> Result<Value> {
     output.spares(&plan.identities, &sources)?;
     let surveyed = survey(&mut plan, progress, workers, &sources, judge)?;
     let done = run(&plan, progress, workers, sources, Taker::Output(output))?;
-    judge(&plan, &done.counts, &done.sources)?;
+    judge(&plan, &done.counts, done.sources.files().0.len())?;
     judge_number(&plan, &done.counts)?;
     if let Some(before) = &surveyed {
         same_files(before, &done.sources)?;
@@ -171,7 +175,7 @@ pub fn derive(options: Options, watch: &dyn Watch, progress: &Progress) -> Resul
 }
 
 fn sources_of(options: &Options, progress: &Progress) -> Result<Sources> {
-    Sources::new(&options.inputs, options.from.as_deref(), Arc::clone(&progress.bytes))
+    Sources::called(&options.inputs, &options.called, options.from.as_deref(), Arc::clone(&progress.bytes))
 }
 
 /// Where a policy must know all rollouts first, finds out about them; gives the files that were read for it.
@@ -180,7 +184,7 @@ fn survey(
     progress: &Progress,
     workers: usize,
     sources: &Sources,
-    judge: impl Fn(&Plan, &Counts, &Sources) -> Result<()>,
+    judge: impl Fn(&Plan, &Counts, usize) -> Result<()>,
 ) -> Result<Option<Sources>> {
     let Some(option) = plan.options.needs_survey() else {
         progress.total.store(sources.total_bytes(), Ordering::Relaxed);
@@ -188,20 +192,25 @@ fn survey(
     };
     read_twice(option, sources)?;
     progress.total.store(2 * sources.total_bytes(), Ordering::Relaxed);
-    // Copies are drawn with the weights that the survey finds.
-    let stated = std::mem::replace(&mut plan.options.upweight_as, UpweightAs::Weight);
     let again = sources_of(&plan.options, progress)?;
-    let done = run(plan, progress, workers, again, Taker::Survey(Survey::default()))?;
-    let Ran { counts, sources, taker } = done;
-    judge(plan, &counts, &sources)?;
-    let weighing = match taker {
-        Taker::Survey(survey) => survey.settle(&Options { upweight_as: stated, ..plan.options.clone() })?,
-        Taker::Output(_) | Taker::Watch(_) => Weighing::default(),
-    };
-    plan.options.upweight_as = stated;
-    plan.weighing = weighing;
+    let (counts, sources, survey) = note(plan, progress, workers, again)?;
+    judge(plan, &counts, sources.files().0.len())?;
+    plan.weighing = survey.settle(&plan.options)?;
     progress.calls.store(0, Ordering::Relaxed);
     Ok(Some(sources))
+}
+
+/// Runs the pipeline over all input and notes its rollouts.
+fn note(plan: &mut Plan, progress: &Progress, workers: usize, sources: Sources) -> Result<(Counts, Sources, Survey)> {
+    // Copies are drawn with the weights that the survey finds.
+    let stated = std::mem::replace(&mut plan.options.upweight_as, UpweightAs::Weight);
+    let done = run(plan, progress, workers, sources, Taker::Survey(Survey::default()))?;
+    let noted = match done {
+        Ran { counts, sources, taker: Taker::Survey(survey) } => (counts, sources, survey),
+        Ran { counts, sources, .. } => (counts, sources, Survey::default()),
+    };
+    plan.options.upweight_as = stated;
+    Ok(noted)
 }
 
 fn workers(options: &Options) -> Result<usize> {

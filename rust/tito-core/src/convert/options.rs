@@ -1,5 +1,6 @@
 //! What a run is asked to do. Names and defaults are those of the command line; unknown names are refused.
 
+use crate::capture::Called;
 use crate::error::{Error, Result};
 use crate::ids::Profile;
 use crate::rows::{Format, OptionalColumns, WriteOptions};
@@ -213,6 +214,10 @@ impl Rows {
 pub struct Options {
     /// Files, folders, globs, `-`.
     pub inputs: Vec<String>,
+    /// What the files among the inputs are called in rows and reports, one each; none = as they are named.
+    pub called: Vec<Called>,
+    /// Which part of a run this is: the number of its files.
+    pub part: Option<usize>,
     /// Where rows go; `-` is standard output (JSON lines), none reads and counts only.
     pub output: Option<String>,
     /// Format of all input.
@@ -287,6 +292,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             inputs: Vec::new(),
+            called: Vec::new(),
+            part: None,
             output: None,
             from: None,
             think: Think::Keep,
@@ -390,6 +397,7 @@ impl Options {
             },
             shard_bytes: self.shard_bytes,
             shard_ids: self.shard_tokens,
+            part: self.part,
             ..WriteOptions::default()
         }
     }

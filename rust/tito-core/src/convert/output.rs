@@ -119,19 +119,9 @@ impl Output {
         let counted = counts.to_json(&options.upweight);
         let (files, repeated) = sources.files();
         let passed_over: Vec<_> = files.iter().filter(|f| f.format.is_none()).map(|f| &f.file).collect();
-        let mut report = json!({
-            "versions": versions(),
-            "policies": options.policies(),
-            "given": options.given(),
-            "counts": counted,
-            "inputs": inputs_json(files),
-            "passed_over": {"files": passed_over.len(), "first": passed_over.iter().take(3).collect::<Vec<_>>()},
-            "inputs_repeated": repeated,
-            "weights": plan.weighing.told(),
-            "val": plan.weighing.divided(),
-            "outputs": [],
-        });
-        report["profiles"] = profiles(plan, counts);
+        let first = passed_over.iter().take(PASSED_OVER).collect::<Vec<_>>();
+        let passed_over = json!({"files": passed_over.len(), "first": first});
+        let mut report = report(plan, counts, [inputs_json(files), passed_over, json!(repeated)]);
         for side in self.sides {
             if let (true, Some(path)) = (self.sinks.iter().all(|((_, s), _)| s != side), &self.path) {
                 // No row was asked for, or drawn, and none came: the next stage still finds a file with the schema.
@@ -158,8 +148,10 @@ impl Output {
         report["outputs"] = Value::Array(outputs);
         // The manifest is on disk before anything gets its name, so that a full disk leaves nothing.
         let manifest = match &self.path {
-            Some(path) => Some(Manifest::stage(&manifest_of(path), &format!("{report:#}\n"))?),
-            None => None,
+            Some(path) if options.part.is_none() => {
+                Some(Manifest::stage(&manifest_of(path), &format!("{report:#}\n"))?)
+            }
+            _ => None,
         };
         let mut named = Vec::new();
         for set in finished {
@@ -176,6 +168,27 @@ impl Output {
         }
         Ok(report)
     }
+}
+
+/// How many files without captures are named.
+pub(super) const PASSED_OVER: usize = 3;
+
+/// What a run says of itself; its outputs come later. `input`: the files read, those passed over, how many were named
+/// more than once.
+pub(super) fn report(plan: &Plan, counts: &Counts, [inputs, passed_over, repeated]: [Value; 3]) -> Value {
+    json!({
+        "versions": versions(),
+        "policies": plan.options.policies(),
+        "given": plan.options.given(),
+        "counts": counts.to_json(&plan.options.upweight),
+        "inputs": inputs,
+        "passed_over": passed_over,
+        "inputs_repeated": repeated,
+        "weights": plan.weighing.told(),
+        "val": plan.weighing.divided(),
+        "outputs": [],
+        "profiles": profiles(plan, counts),
+    })
 }
 
 /// The identity that all rows have.

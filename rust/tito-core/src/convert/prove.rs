@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::ids::Id;
 use crate::ids::think::{Found, cut};
 use crate::tokens::Tokenizer;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use twox_hash::xxhash3_64;
@@ -22,7 +22,7 @@ use twox_hash::xxhash3_64;
 const EXAMPLES: usize = 3;
 
 /// How a later prompt shows an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shown {
     /// The ids of the answer without its thinking.
@@ -42,7 +42,7 @@ pub enum Shown {
 }
 
 /// What was compared.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Proof {
     /// Answers by how they are shown.
     pub shown: BTreeMap<Shown, u64>,

@@ -7,7 +7,7 @@ use super::survey::Side;
 use crate::capture::{InputFile, Served, Skip};
 use crate::error::Place;
 use crate::ids::think::ThinkCounts;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -18,7 +18,7 @@ const EXAMPLES: usize = 3;
 const LAST_TURN: i32 = 99;
 
 /// What happened to sampled ids: they add up (law of conservation).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
     /// Ids of all outputs that could be read.
     pub sampled: u64,
@@ -56,7 +56,7 @@ impl Tokens {
 }
 
 /// Think states of the outputs that a policy looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThinkStates {
     /// The outputs themselves.
     #[serde(flatten)]
@@ -74,7 +74,7 @@ pub struct ThinkStates {
 }
 
 /// What merging would make, or made, of the calls that give rows. Judged on the ids as they were captured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MergeCounts {
     /// Calls judged.
     pub calls: u64,
@@ -108,7 +108,7 @@ impl AddAssign for MergeCounts {
 }
 
 /// Rows that train one turn, one side, or what one rule is about.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct TurnCount {
     /// Rows, copies included; of calls, those that train them.
     pub rows: u64,
@@ -135,7 +135,7 @@ impl AddAssign for TurnCount {
 }
 
 /// What a weight rule is about.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct RuleCount {
     /// Calls, whether or not they are drawn as copies.
     pub calls: u64,
@@ -144,7 +144,7 @@ pub struct RuleCount {
 }
 
 /// An example of a skip.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
     /// Where.
     pub place: Place,
@@ -153,7 +153,7 @@ pub struct Example {
 }
 
 /// See the module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Records and calls met.
     pub calls_seen: u64,

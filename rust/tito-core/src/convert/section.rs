@@ -12,7 +12,7 @@ use crate::ids::Id;
 use crate::ids::edit::Edits;
 use crate::tokens::Tokenizer;
 use crate::tokens::section::{Cut, CutKind, Section};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::ops::{AddAssign, Range};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,7 +22,7 @@ use twox_hash::xxhash3_128;
 const REMEMBERED: usize = 1 << 16;
 
 /// What cutting did to the prompts of calls that were judged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SectionCounts {
     /// Calls whose prompt held the section.
     pub calls_with: u64,

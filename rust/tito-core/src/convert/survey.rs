@@ -11,9 +11,11 @@ use super::options::{Normalize, Options, UpweightAs, ValBy, WeightScale};
 use crate::error::{Error, Result};
 use crate::ids::weight::MOST;
 use crate::rows::Text;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::hash::Hasher as _;
+use std::ops::Range;
 use twox_hash::xxhash3_64;
 
 /// Which file a row goes to.
@@ -130,7 +132,7 @@ impl Noted {
 }
 
 /// What was seen of a rollout.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Seen {
     rows: bool,
     /// Ids that have loss, of calls that weigh more than nothing.
@@ -146,7 +148,7 @@ struct Seen {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Survey {
     rollouts: Vec<Seen>,
 }
@@ -180,6 +182,13 @@ impl Survey {
                 seen.total += f64::from(call.weight) * call.trained as f64;
             }
         }
+    }
+
+    /// Adds the survey of other rollouts behind these; gives their range.
+    pub(super) fn append(&mut self, other: Self) -> Range<usize> {
+        let start = self.rollouts.len();
+        self.rollouts.extend(other.rollouts);
+        start..self.rollouts.len()
     }
 
     /// Decides the sides, then the factors.
@@ -313,7 +322,7 @@ fn place_of(seed: u64, key: &str) -> [u8; 16] {
 }
 
 /// What the survey decided; nothing without one.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Weighing {
     factors: Vec<f64>,
     val: Vec<bool>,
@@ -322,6 +331,16 @@ pub struct Weighing {
 }
 
 impl Weighing {
+    /// What was decided of some rollouts, as if there were no others.
+    pub(super) fn share(&self, rollouts: Range<usize>) -> Self {
+        Self {
+            factors: self.factors.get(rollouts.clone()).unwrap_or_default().to_vec(),
+            val: self.val.get(rollouts).unwrap_or_default().to_vec(),
+            told: self.told.clone(),
+            divided: self.divided.clone(),
+        }
+    }
+
     /// The side of a rollout.
     #[must_use]
     pub fn side(&self, rollout: u32) -> Side {

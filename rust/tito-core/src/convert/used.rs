@@ -74,7 +74,7 @@ pub fn used(options: Options, progress: &Progress) -> Result<Found> {
     progress.total.fetch_add(sources.total_bytes(), Ordering::Relaxed);
     let noting = Noting::default();
     let Ran { counts, sources, .. } = run(&plan, progress, workers, sources, Taker::Watch(&noting))?;
-    judge(&plan, &counts, &sources)?;
+    judge(&plan, &counts, sources.files().0.len())?;
     judge_number(&plan, &counts)?;
     if let Some(before) = &surveyed {
         same_files(before, &sources)?;

@@ -59,7 +59,7 @@ impl Found {
 }
 
 /// How many outputs were of which kind. One output can be of several: stripped and odd, say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ThinkCounts {
     /// Outputs looked at.
     pub seen: u64,

@@ -35,6 +35,8 @@ pub struct WriteOptions {
     pub shard_bytes: Option<u64>,
     /// Ids (prompts and outputs) near which the next file begins, between batches; `None` = one file.
     pub shard_ids: Option<usize>,
+    /// The number of the file, where a run over other input makes the others; for one file.
+    pub part: Option<usize>,
 }
 
 impl Default for WriteOptions {
@@ -48,6 +50,7 @@ impl Default for WriteOptions {
             row_group_rows: 1 << 16,
             shard_bytes: None,
             shard_ids: None,
+            part: None,
         }
     }
 }

@@ -107,9 +107,10 @@ fn is_sharded(options: &WriteOptions) -> bool {
 
 /// Name of a shard: the number goes before the extension.
 fn shard(path: &Path, options: &WriteOptions, number: usize) -> PathBuf {
-    if !is_sharded(options) {
+    if !is_sharded(options) && options.part.is_none() {
         return path.to_owned();
     }
+    let number = options.part.unwrap_or(number);
     let (stem, extension) = halves(path);
     path.with_file_name(format!("{stem}-{number:05}{extension}"))
 }
