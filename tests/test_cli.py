@@ -105,7 +105,7 @@ def test_every_option_reaches_the_core(run):
     expected = {name.replace("-", "_"): value for name, value in options.items()}
     expected |= {"upweight": ["0:2", "first:3", "agent=agent1:1.5"], "kind": ["solver", "helper"]}
     # The options that name texts need a tokenizer, and are tried where there is one.
-    expected |= dict.fromkeys(("drop_section", "leak_scan", "leak_ignore"))
+    expected |= dict.fromkeys(("drop_section", "leak_scan", "leak_ignore")) | {"leaks": "error"}
     assert policies == {**expected, "columns": ["loss_mask", "labels"]}
 
 

@@ -146,3 +146,31 @@ def test_the_latest_call_has_the_last_word_whatever_the_order(tmp_path, key):
         "disputed: the calls of 1 rollout say unlike rewards or statuses; a rollout has one of each, and the latest "
         "call's word counts"
     ]
+
+
+@pytest.mark.parametrize("form", ["native", "logged"])
+def test_numbers_may_be_written_as_strings(tmp_path, form):
+    make = getattr(dumps, "line" if form == "native" else form)
+    run = converted(tmp_path, make(1, turn="2", attempt="3", reward=" 0.5"), make(0, turn="0", attempt=3, reward=0.5))
+    assert [(row["turn"], row["attempt"], row["reward"]) for row in run.rows] == [(0, 3, 0.5), (2, 3, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        *(({"turn": bad}, "`turn` is no whole number from 0") for bad in ("two", "1.5", 1.5, -1, 2**31, True)),
+        *(({"attempt": bad}, "`attempt` is no whole number") for bad in ("first", 0.5, 1e30)),
+        *(({"reward": bad}, "`reward` is no number") for bad in ("high", "")),
+    ],
+)
+@pytest.mark.parametrize("form", ["line", "logged"])
+def test_a_field_that_is_there_and_is_none_is_bad_data(tmp_path, form, field, said):
+    make = getattr(dumps, form)
+    lines = [make(0, **field), make(1)]
+    with pytest.raises(tito.DataError) as refused:
+        converted(tmp_path, *lines)
+    text = str(refused.value)
+    assert f"record 1, position {lines[0].index(json.dumps(next(iter(field)))) + len(next(iter(field))) + 4}" in text
+    assert text.endswith(f": {said} (bad calls: bad_field 1)")
+    run = converted(tmp_path, *lines, bad="skip")
+    assert (len(run.rows), run.counts["skipped"]) == (1, {"bad_field": 1})

@@ -23,6 +23,8 @@ pub enum Skip {
     BadJson,
     /// The record is JSON but holds no call of the file's format.
     UnknownRecord,
+    /// A turn, attempt or reward is there and cannot be read.
+    BadField,
     /// A list of ids holds something that is no id.
     BadIds,
     /// An id is beyond the profile's vocabulary.
@@ -75,10 +77,11 @@ pub enum Skip {
 
 impl Skip {
     /// All reasons in their order.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::TornRecord,
         Self::BadJson,
         Self::UnknownRecord,
+        Self::BadField,
         Self::BadIds,
         Self::IdOutOfVocab,
         Self::UsageMismatch,
@@ -112,6 +115,7 @@ impl Skip {
             Self::TornRecord => "torn_record",
             Self::BadJson => "bad_json",
             Self::UnknownRecord => "unknown_record",
+            Self::BadField => "bad_field",
             Self::BadIds => "bad_ids",
             Self::IdOutOfVocab => "id_out_of_vocab",
             Self::UsageMismatch => "usage_mismatch",
@@ -224,8 +228,12 @@ impl Who {
             b"agent" | b"agent_id" => self.agent = text(c)?,
             b"source" => self.source = text(c)?,
             b"status" => self.status = c.text_value()?.map(|word| status(&word).into()),
-            b"attempt" => self.attempt = c.scalar()?.int(),
-            b"reward" => self.reward = c.scalar()?.number().map(|n| n as f32).filter(|n| n.is_finite()),
+            b"attempt" => {
+                let at = c.pos();
+                let attempt = whole(&c.scalar()?).map(|n| n.ok_or(Fault { at, message: BAD_ATTEMPT }));
+                self.attempt = attempt.transpose()?;
+            }
+            b"reward" => self.reward = reward(c)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -306,7 +314,38 @@ pub fn text(c: &mut Cursor<'_>) -> Result<Option<Text>, Fault> {
 /// # Errors
 /// A fault of the JSON.
 pub fn turn(c: &mut Cursor<'_>) -> Result<Option<i32>, Fault> {
-    Ok(c.scalar()?.int().filter(|turn| *turn >= 0))
+    let at = c.pos();
+    let turn = whole(&c.scalar()?).map(|turn| turn.filter(|turn| *turn >= 0).ok_or(Fault { at, message: BAD_TURN }));
+    turn.transpose()
+}
+
+/// Fields that are there and are no such thing.
+const BAD_TURN: &str = "`turn` is no whole number from 0";
+const BAD_ATTEMPT: &str = "`attempt` is no whole number";
+const BAD_REWARD: &str = "`reward` is no number";
+
+/// Whether a fault is of a field that is JSON.
+pub(super) fn is_of_field(fault: &Fault) -> bool {
+    [BAD_TURN, BAD_ATTEMPT, BAD_REWARD].contains(&fault.message)
+}
+
+/// A whole number, also one that is written as a string; `Some(None)` for what is there and is none.
+fn whole(value: &Scalar<'_>) -> Option<Option<i32>> {
+    match value {
+        Scalar::Missing => None,
+        Scalar::Text(text) => Some(text.trim().parse().ok()),
+        value => Some(value.int()),
+    }
+}
+
+/// A number that fits, as far as it is one: truths and what is not finite are none.
+fn reward(c: &mut Cursor<'_>) -> Result<Option<f32>, Fault> {
+    let at = c.pos();
+    let number = match c.scalar()? {
+        Scalar::Text(text) => Some(text.trim().parse::<f64>().map_err(|_| Fault { at, message: BAD_REWARD })?),
+        value => value.number(),
+    };
+    Ok(number.map(|n| n as f32).filter(|n| n.is_finite()))
 }
 
 /// The schema's word for a status of some harness, by its words: `LimitsExceeded` is `limits`.

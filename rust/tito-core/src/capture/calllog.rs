@@ -4,7 +4,7 @@
 //! `tito record` writes such lines, with the log's version in `tito_log`, and between them lines of other types: the
 //! engine's identity, the begin and the end of a rollout, and marks of calls that stand before.
 
-use super::call::{Bad, Call, Parsed, Piece, Skip, Who, notes, seconds, status, stop_ids, text, turn};
+use super::call::{Bad, Call, Parsed, Piece, Skip, Who, is_of_field, notes, seconds, status, stop_ids, text, turn};
 use super::exchange::{Logged, Reply};
 use super::outcome::ReplyFate;
 use super::response::Response;
@@ -239,6 +239,10 @@ impl Bad {
     /// A record that is not JSON.
     #[must_use]
     pub fn json(fault: &Fault) -> Self {
+        if is_of_field(fault) {
+            let message = fault.message.to_owned();
+            return Self { reason: Skip::BadField, position: Some(fault.at as u64), message };
+        }
         Self { reason: Skip::BadJson, position: Some(fault.at as u64), message: format!("not JSON: {}", fault.message) }
     }
 }
