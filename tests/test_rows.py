@@ -260,6 +260,28 @@ def test_a_file_that_does_not_say_its_kind_is_judged_by_its_rows(tmp_path, kind)
     assert tito.open_rows(tmp_path / "o.jsonl").kind == kind
 
 
+def test_a_manifest_says_nothing_of_other_lines(tmp_path):
+    """Lines of another run under the same name, as a kill between two renames leaves them."""
+    for kind in ("turn", "merged"):
+        policies = tito.Policies(rows=kind, think="strip", unterminated="keep")
+        tito.convert(CAPTURES / "qwen35" / "coop", tmp_path / f"{kind}.jsonl", policies=policies)
+    policies = tito.Policies(rows="merged")
+    tito.convert(CAPTURES / "qwen35" / "coop", tmp_path / "kept.jsonl", policies=policies)
+    told = tito.open_rows(tmp_path / "turn.jsonl")
+    assert (told.kind, json.loads(told.metadata["tito.policies"])["think"]) == ("turn", "strip")
+    [output] = json.loads((tmp_path / "turn.jsonl.manifest.json").read_text())["outputs"]
+    data = (tmp_path / "turn.jsonl").read_bytes()
+    assert output["bytes"] == len(data)
+    shutil.copy(tmp_path / "kept.jsonl", tmp_path / "turn.jsonl")
+    rows = tito.open_rows(tmp_path / "turn.jsonl")
+    assert (rows.kind, dict(rows.metadata)) == (tito.open_rows(tmp_path / "kept.jsonl").kind, {})
+    # As many bytes, one of them another.
+    (tmp_path / "turn.jsonl").write_bytes(data.replace(b'"weight":1.0', b'"weight":2.0', 1))
+    assert dict(tito.open_rows(tmp_path / "turn.jsonl").metadata) == {}
+    (tmp_path / "turn.jsonl").write_bytes(data)
+    assert tito.open_rows(tmp_path / "turn.jsonl").metadata == told.metadata
+
+
 def test_the_word_calls_in_a_text_says_nothing_of_the_kind(tmp_path):
     dump = dumps.write(tmp_path / "d.jsonl", dumps.line(0, rollout_id='"calls":[{'))
     tito.convert(dump, tmp_path / "o.jsonl")

@@ -12,6 +12,7 @@ use tito_core::rows::{
     Batch, Encoder, Format, LossSpan, OptionalColumns, Ragged, Reader, RowCall, RowMeta, Sink, Text, WriteOptions,
     compare, encode, schema,
 };
+use twox_hash::xxhash3_128;
 
 const ALL: OptionalColumns =
     OptionalColumns { loss_mask: true, loss_weights: true, labels: true, output_logprobs: true };
@@ -126,9 +127,12 @@ fn write(path: &Path, rows: &[Row], split: usize, options: &WriteOptions) {
     let finished = sink.finish(&[("tito.schema".to_owned(), "1".to_owned())]).unwrap();
     assert_eq!(finished.rows(), rows.len() as u64);
     assert_eq!(finished.ids(), rows.iter().map(|r| r.input.len() + r.output.len()).sum::<usize>() as u64);
-    let bytes = finished.bytes();
-    let written: u64 = finished.commit().unwrap().iter().map(|p| fs::metadata(p).unwrap().len()).sum();
-    assert_eq!(bytes, written);
+    let stated: Vec<_> = finished.files().iter().map(|file| (file.bytes, file.hash.clone())).collect();
+    let written = finished.commit().unwrap().into_iter().map(|path| {
+        let data = fs::read(path).unwrap();
+        (data.len() as u64, format!("xxh3-128:{:032x}", xxhash3_128::Hasher::oneshot(&data)))
+    });
+    assert_eq!(stated, written.collect::<Vec<_>>());
 }
 
 /// A field of the record reader as JSON.

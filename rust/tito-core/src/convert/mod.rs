@@ -9,6 +9,7 @@
 mod batch;
 mod build;
 mod decide;
+mod earlier;
 mod expand;
 mod identity;
 mod judge;

@@ -3,6 +3,7 @@
 pub mod compare;
 mod encode;
 pub mod jsonl;
+mod naming;
 mod pages;
 pub mod parquet;
 mod read;
@@ -12,6 +13,7 @@ mod staged;
 pub mod told;
 
 pub use encode::{EncodedBatch, Encoder, Format, WriteOptions, encode};
+pub(crate) use naming::{Lock, name_all};
 pub use read::Reader;
 pub use schema::OptionalColumns;
 pub use sink::{Finished, Sink};
