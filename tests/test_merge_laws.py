@@ -179,7 +179,7 @@ def one_folder():
             os.chdir(before)
 
 
-PLACE = ("capture_file", "capture_record")
+PLACE = ("capture_file", "capture_record", "file", "record")
 
 
 def bare(rows):
@@ -187,7 +187,7 @@ def bare(rows):
     made = []
     for row in rows:
         row = {key: value for key, value in row.items() if key not in PLACE}
-        calls = row["calls"] and [{k: v for k, v in call.items() if k != "record"} for call in row["calls"]]
+        calls = row["calls"] and [{k: v for k, v in call.items() if k not in PLACE} for call in row["calls"]]
         made.append(json.dumps({**row, "calls": calls}, sort_keys=True, default=bytes.hex))
     return made
 

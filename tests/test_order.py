@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tito import _core
 
 ROOT = Path(__file__).parents[1]
-PLACE = ("capture_file", "capture_record")
+PLACE = ("capture_file", "capture_record", "file", "record")
 ROWS = st.sampled_from(("turn", "merged", "auto"))
 
 
@@ -77,7 +77,7 @@ def bare(rows):
     """Rows without their place, as a sorted list."""
 
     def placeless(row):
-        calls = row["calls"] and [{k: v for k, v in call.items() if k != "record"} for call in row["calls"]]
+        calls = row["calls"] and [{k: v for k, v in call.items() if k not in PLACE} for call in row["calls"]]
         return {**{k: v for k, v in row.items() if k not in PLACE}, "calls": calls}
 
     return sorted(json.dumps(placeless(row), sort_keys=True) for row in rows)

@@ -162,12 +162,14 @@ _FACTS: dict[str, Callable[[str, Any], Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowCall:
-    """One call that a merged row trains: where its sample stands, and which call it was."""
+    """One call that a merged row trains: where its sample stands, and which call it was, that of record `record` (from
+    1) of the capture `file`, with `hash` over its ids."""
 
     start: int
     end: int
     turn: int | None
     call_id: str | None
+    file: str
     record: int
     hash: bytes
 

@@ -57,8 +57,8 @@ impl Row {
             "loss_spans": m.loss_spans.as_ref().map(|spans| spans.iter()
                 .map(|s| json!({"start": s.start, "end": s.end, "weight": s.weight})).collect::<Vec<_>>()),
             "calls": m.calls.as_ref().map(|calls| calls.iter().map(|c| json!({
-                "start": c.start, "end": c.end, "turn": c.turn, "call_id": c.call_id.as_deref(), "record": c.record,
-                "hash": hex(&c.hash),
+                "start": c.start, "end": c.end, "turn": c.turn, "call_id": c.call_id.as_deref(),
+                "file": &*c.file, "record": c.record, "hash": hex(&c.hash),
             })).collect::<Vec<_>>()),
             "weight": m.weight,
             "rollout_id": m.rollout_id.as_deref(),
@@ -287,8 +287,8 @@ prop_compose! {
 
 prop_compose! {
     fn call()(start in any::<i32>(), end in any::<i32>(), turn in any::<Option<i32>>(), call_id in text(),
-              record in any::<i64>(), hash in any::<[u8; 16]>()) -> RowCall {
-        RowCall { start, end, turn, call_id, record, hash }
+              file in text(), record in any::<i64>(), hash in any::<[u8; 16]>()) -> RowCall {
+        RowCall { start, end, turn, call_id, file: file.unwrap_or_default(), record, hash }
     }
 }
 

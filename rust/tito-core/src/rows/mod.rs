@@ -79,7 +79,9 @@ pub struct RowCall {
     pub turn: Option<i32>,
     /// Id of the call.
     pub call_id: Option<Text>,
-    /// Record in the capture file, from 1.
+    /// File of the capture as the user named it: a rollout may lie in several.
+    pub file: Text,
+    /// Record in that file, from 1.
     pub record: i64,
     /// Hash of the call's ids.
     pub hash: [u8; 16],

@@ -162,6 +162,7 @@ const CALL: &[Field<RowCall>] = &[
     field("end", cell!(Int32, must end)),
     nullable_field("turn", cell!(Int32, may turn)),
     nullable_field("call_id", cell!(Text, may call_id)),
+    field("file", cell!(Text, must file)),
     field("record", cell!(Int64, must record)),
     field("hash", cell!(Hash, must hash)),
 ];
