@@ -4,7 +4,7 @@
 use super::{LossSpan, RowCall, RowMeta, Text};
 use serde_json::{Value, json};
 
-/// Version of the schema, stored as `tito.schema`.
+/// Version of the schema, stored as `tito.schema_version`.
 pub const VERSION: u32 = 1;
 
 /// A value of one item (a row, a span, a call): its type, where it is found (`None` is null) and where a reader puts it.
@@ -207,7 +207,11 @@ pub static COLUMNS: &[Column] = &[
 /// Columns that are there when asked for, behind the others, in this order.
 pub static OPTIONAL: &[Column] = &[
     must("loss_mask", Kind::List(List::LossMask), "1 where loss falls, as long as input_ids + output_ids"),
-    must("loss_weights", Kind::List(List::LossWeights), "weight of each position, as long as input_ids + output_ids"),
+    must(
+        "loss_weights",
+        Kind::List(List::LossWeights),
+        "weight of each position, the row's times the span's, as long as input_ids + output_ids",
+    ),
     must("labels", Kind::List(List::Labels), "input_ids + output_ids, -100 where no loss falls"),
     may(
         "output_logprobs",
