@@ -36,7 +36,7 @@ def schema(*optional):
 def row(input_ids, output_ids=(), spans=None, **more):
     """One row; spans as (start, end, weight). A row without output is a merged one."""
     spans = None if spans is None else [dict(zip(("start", "end", "weight"), span, strict=True)) for span in spans]
-    call = {"turn": 0, "call_id": "c", "record": 1, "hash": bytes(16)}
+    call = {"turn": 0, "call_id": "c", "file": "calls.jsonl", "record": 1, "hash": bytes(16)}
     given = {
         "input_ids": list(input_ids),
         "output_ids": list(output_ids),

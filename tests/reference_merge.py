@@ -271,7 +271,7 @@ def merged_row(lineage, now, weights, verdicts, options):
         verdict = verdicts[id(call)]
         mine = [at for at, (_, owner, _) in enumerate(cells) if owner is call]
         assert mine == list(range(mine[0], mine[-1] + 1))
-        known = {"turn": call["turn"], "call_id": call["call_id"], "record": call["record"]}
+        known = {"turn": call["turn"], "call_id": call["call_id"], "file": call["file"], "record": call["record"]}
         calls.append({"start": mine[0], "end": mine[-1] + 1, **known})
         if verdict["masked"]:
             continue

@@ -533,6 +533,11 @@ def policies(drawn):
     return options
 
 
+def sided(drawn):
+    """What a side is drawn by says nothing where none is drawn."""
+    return drawn if "val" in drawn else {key: value for key, value in drawn.items() if key != "val_by"}
+
+
 # For all of these the input is read twice.
 SURVEYED = st.fixed_dictionaries(
     {},
@@ -543,4 +548,4 @@ SURVEYED = st.fixed_dictionaries(
         "val_by": st.sampled_from(("task", "rollout", "rollout", "repo")),
         "seed": st.integers(0, 9),
     },
-).map(lambda drawn: {key: value for key, value in drawn.items() if key != "val_by" or "val" in drawn})
+).map(sided)

@@ -6,10 +6,12 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import dumps
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import runs
@@ -54,7 +56,10 @@ def test_no_error_leaves_a_file(tmp_path, name, suffix, interleaved):
     out = tmp_path / "out" / f"o.{suffix}"
     out.write_text("before")
     if error is None:
-        runs.convert(dump, out, jsonl=False, **options)
+        # Parquet can hold it.
+        rows = runs.convert(dump, out, jsonl=False, **options).rows
+        logprobs = np.array([row["output_logprobs"] for row in rows], np.float32)
+        assert np.array_equal(logprobs, np.array([[-1, np.nan, -1]], np.float32), equal_nan=True)
         return
     with pytest.raises(error):
         runs.convert(dump, out, jsonl=suffix == "jsonl", **options)
@@ -226,6 +231,120 @@ def test_shards_are_named_together(large, tmp_path):
     assert sum(file["rows"] for file in report["outputs"]) == 1500
     with pytest.raises(UsageError, match=r"is there already$"):
         _core.convert(text, _core.Progress())
+
+
+# What an earlier run is asked for beside the plain one, the file of it that the plain one would leave, and the suffix.
+EARLIER = {
+    "validation side": ({"val": 0.5, "val_by": "rollout"}, "o.val.parquet"),
+    "lines of a validation side": ({"val": 0.5, "val_by": "rollout", "jsonl": True}, "o.val.jsonl"),
+    "identities": ({"group_by": "identity"}, "o.qwen3.parquet"),
+    "shards": ({"shard_tokens": 4}, "o-00000.parquet"),
+    "lines in shards": ({"shard_tokens": 4, "jsonl": True}, "o-00000.jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_files_of_an_earlier_run_are_not_left_among_the_new_ones(tmp_path, name):
+    options, left = EARLIER[name]
+    jsonl = options.get("jsonl", False)
+    out = tmp_path / f"o{Path(left).suffix}"
+    dump = dumps.write(tmp_path / "d.jsonl", *(dumps.line(n, rollout_id=f"r{n}") for n in range(6)))
+    runs.convert_report(dump, out, **options)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError) as caught:
+        runs.convert(dump, out, jsonl=jsonl)
+    assert str(caught.value) == f"{tmp_path / left} of an earlier run is there already"
+    expected = (
+        f"remove what {out.name}.manifest.json names, or write elsewhere: its rows would be read with the new ones"
+    )
+    assert caught.value.hint == expected
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    # What is another file by now is not touched and in nobody's way.
+    for path in tmp_path.glob(f"o?*{Path(left).suffix}"):
+        path.write_text("mine")
+    run = runs.convert(dump, out, jsonl=jsonl)
+    assert len(run.rows) == 6
+    assert (tmp_path / left).read_text() == "mine"
+
+
+@pytest.mark.parametrize("options", [{}, {"val": 0.5, "val_by": "rollout"}])
+def test_a_run_replaces_what_the_same_run_wrote(tmp_path, options):
+    dump = dumps.write(tmp_path / "d.jsonl", *(dumps.line(n, rollout_id=f"r{n}") for n in range(6)))
+    for _ in range(2):
+        run = runs.convert(dump, tmp_path / "o.parquet", **options)
+        assert len(run.rows) + len(run.val) == 6
+    assert not [name for name in runs.left_behind(tmp_path) if name.startswith(".")]
+
+
+class Held:
+    """A run that waits for the rest of its input."""
+
+    def __init__(self, folder, out, **options):
+        os.mkfifo(folder / "fifo")
+        self.error = None
+        self.thread = threading.Thread(target=self.run, args=(folder / "fifo", out, options))
+        self.thread.start()
+        # Opened for reading only once the output is the run's.
+        self.file = (folder / "fifo").open("w")
+
+    def run(self, fifo, out, options):
+        try:
+            self.report = runs.convert_report(fifo, out, **options)
+        except Exception as error:
+            self.error = error
+
+    def end(self):
+        self.file.close()
+        self.thread.join()
+
+
+def test_an_output_is_written_by_one_run_at_a_time(tmp_path):
+    out = tmp_path / "o.parquet"
+    dump = dumps.write(tmp_path / "d.jsonl", dumps.line(0), dumps.line(1))
+    held = Held(tmp_path, out)
+    with pytest.raises(WorldError) as caught:
+        runs.convert(dump, out)
+    assert str(caught.value) == f"{out}: another run is writing it"
+    assert caught.value.hint == "wait until it has ended, or write elsewhere"
+    runs.convert(dump, tmp_path / "other.parquet")
+    held.file.write(dumps.line(0))
+    held.end()
+    assert held.error is None
+    assert held.report["outputs"][0]["rows"] == len(runs.read_rows(out)) == 1
+    assert len(runs.convert(dump, out).rows) == 2
+    assert not [name for name in runs.left_behind(tmp_path) if name.startswith(".")]
+
+
+def test_a_killed_run_holds_nothing(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, runs.options_json(tmp_path / "fifo", tmp_path / "o.parquet")]
+    )
+    with (tmp_path / "fifo").open("w"):
+        child.kill()
+        child.wait()
+    dump = dumps.write(tmp_path / "d.jsonl", dumps.line(0))
+    assert len(runs.convert(dump, tmp_path / "o.parquet").rows) == 1
+
+
+def test_a_name_that_is_refused_at_the_end_leaves_what_was_there(tmp_path):
+    (tmp_path / "out").mkdir()
+    first, second = (tmp_path / "out" / f"o.{name}.parquet" for name in ("qwen3", "qwen3.5"))
+    first.write_text("before")
+    held = Held(tmp_path, tmp_path / "out" / "o.parquet", group_by="identity", workers=2)
+    n = 0
+    while len(list((tmp_path / "out").glob(".o.qwen3*.tmp-*"))) < 2:
+        prompt, output = (dumps.PROMPT_35, [9, 248046]) if n % 2 else (dumps.PROMPT, None)
+        ids = [*prompt[:3], *[9] * 20_000, *prompt[3:]]
+        held.file.write(dumps.line(n, rollout_id=None, prompt_ids=ids, output=output) + "\n")
+        n += 1
+        assert n < 5000
+    second.mkdir()
+    held.end()
+    assert isinstance(held.error, WorldError)
+    assert str(held.error).startswith(f"{second}: cannot rename: ")
+    assert first.read_text() == "before"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [second.name, first.name]
 
 
 def test_the_file_says_what_made_it(tmp_path):

@@ -5,6 +5,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import reference_convert
 import runs
@@ -172,7 +173,12 @@ def test_columns_on_request_say_what_the_spans_say(suffix, dump, drawn):
     for row in run.rows if run else []:
         ids, at = row["input_ids"] + row["output_ids"], len(row["input_ids"])
         spans = [(at, len(ids), 1.0)] if row["loss_spans"] is None else row["loss_spans"]
-        mask = [any(start <= n < end for start, end, _ in spans) for n in range(len(ids))]
-        assert row["loss_mask"] == row["loss_weights"] == mask
+        weights = [
+            next((np.float32(row["weight"]) * np.float32(w) for start, end, w in spans if start <= n < end), 0.0)
+            for n in range(len(ids))
+        ]
+        mask = [weight > 0 for weight in weights]
+        assert row["loss_weights"] == weights
+        assert row["loss_mask"] == mask
         assert row["labels"] == [one if on else -100 for one, on in zip(ids, mask, strict=True)]
         assert row["output_logprobs"] is None or len(row["output_logprobs"]) == len(row["output_ids"])

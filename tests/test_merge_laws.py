@@ -54,6 +54,10 @@ def both(dump, names, drawn, suffix="parquet"):
         run = runs.convert(names, f"o.{suffix}", bad="skip", jsonl=suffix == "jsonl", **options)
     except _core.DataError as error:
         # The twin does not judge whole runs.
+        if "weighs more than 0" in str(error):
+            spans = [(row["weight"], row["loss_spans"] or [(0, 0, 1.0)]) for row in twin["rows"]]
+            assert not any(weight * span for weight, told in spans for _, _, span in told)
+            return None, twin
         said = ("fired nowhere", "matches no row") if twin["rows"] else ("no row is left", "no captures in")
         assert any(words in str(error) for words in (*said, "fired nowhere", "matches no row")), error  # noqa: PT017
         return None, twin
@@ -179,7 +183,7 @@ def one_folder():
             os.chdir(before)
 
 
-PLACE = ("capture_file", "capture_record")
+PLACE = ("capture_file", "capture_record", "file", "record")
 
 
 def bare(rows):
@@ -187,7 +191,7 @@ def bare(rows):
     made = []
     for row in rows:
         row = {key: value for key, value in row.items() if key not in PLACE}
-        calls = row["calls"] and [{k: v for k, v in call.items() if k != "record"} for call in row["calls"]]
+        calls = row["calls"] and [{k: v for k, v in call.items() if k not in PLACE} for call in row["calls"]]
         made.append(json.dumps({**row, "calls": calls}, sort_keys=True, default=bytes.hex))
     return made
 

@@ -88,7 +88,7 @@ def test_a_rollout_of_several_stretches_gives_the_rows_of_one_record(both_forms,
     made = []
     for form in ("lines", "records"):
         options = {"group_by": "identity", "jsonl": True, **policies}
-        report = runs.convert_report(both_forms / f"{form}.jsonl", tmp_path / "o.jsonl", **options)
+        report = runs.convert_report(both_forms / f"{form}.jsonl", tmp_path / f"{form}.jsonl", **options)
         rows = [row for file in report["outputs"] for row in bare(runs.read_rows(file["file"]))]
         counts = {key: report["counts"][key] for key in ("merge", "tokens", "skipped", "rows", "lengths")}
         made.append(([{**json.loads(row), "capture_format": None} for row in rows], counts))
@@ -101,7 +101,7 @@ def test_any_number_of_workers_writes_the_same_bytes(both_forms, tmp_path, polic
     written = []
     for workers in (1, 2, 7):
         options = {"group_by": "identity", **policies, "workers": workers}
-        report = runs.convert_report(both_forms / "lines.jsonl", tmp_path / "o.parquet", **options)
+        report = runs.convert_report(both_forms / "lines.jsonl", tmp_path / f"{workers}.parquet", **options)
         written.append(([Path(file["file"]).read_bytes() for file in report["outputs"]], report["counts"]))
     assert written[0] == written[1] == written[2]
 

@@ -1,7 +1,9 @@
 """Packs: the plan is the slow one's, rows are never cut, and what is laid is what the rows hold."""
 
+import json
 from itertools import pairwise
 
+import dumps
 import made_rows
 import numpy as np
 import pytest
@@ -104,3 +106,37 @@ def test_copies_are_drawn_as_the_slow_ones_are(weights, seed):
         copies for part in (weights[:half], weights[half:]) for copies in fast.draw(np.array(part, np.float32)).tolist()
     ]
     assert drawn == [slow.draw(weight) for weight in weights]
+
+
+def continued():
+    """Four calls of which each continues the one before, and thinks."""
+    calls, ids = [], list(dumps.PROMPT)
+    for turn in range(4):
+        calls.append({"rollout_id": "r", "turn": turn, "prompt_ids": list(ids), "output_ids": [*dumps.THOUGHT]})
+        ids += [*dumps.THOUGHT, 198, *dumps.PROMPT]
+    return calls
+
+
+CONTINUED = continued()
+
+
+@pytest.mark.parametrize("shape", ["turn", "merged", "auto"])
+def test_a_position_weighs_the_same_wherever_it_is_asked_for(tmp_path, shape):
+    """In the column, in the rows of calls in memory, in packs; what weighs nothing has no label."""
+    columns = "loss_mask,loss_weights,labels"
+    policies = tito.Policies(rows=shape, upweight="0:12,1:0,2:0.1", think="mask", unterminated="keep", columns=columns)
+    dump = dumps.write(tmp_path / "d.jsonl", *(json.dumps(call) for call in CONTINUED))
+    tito.convert(dump, tmp_path / "o.parquet", policies=policies)
+    rows = list(tito.open_rows(tmp_path / "o.parquet"))
+    calls = [tito.Call(**call) for call in CONTINUED]
+    in_memory = (tito.expand_turns if shape == "turn" else tito.merge_calls)(calls, policies=policies)
+    assert [row.loss_weights.tolist() for row in in_memory] == [row.loss_weights.tolist() for row in rows]
+    seen = set()
+    for row, other in zip(rows, in_memory, strict=True):
+        [packed] = tito.pack([row], 1000)
+        assert packed.loss_weights.tolist() == row.loss_weights.tolist()
+        assert packed.labels.tolist() == row.labels.tolist() == other.labels.tolist()
+        assert row.loss_mask.tolist() == other.loss_mask.tolist() == [int(one > 0) for one in row.loss_weights]
+        assert [one != -100 for one in row.labels] == [one > 0 for one in row.loss_weights]
+        seen |= set(row.loss_weights.tolist())
+    assert seen == {0.0, 12.0, float(np.float32(0.1)), 1.0}

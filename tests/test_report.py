@@ -92,7 +92,7 @@ DATA = {
         "disputed": 0,
         "identities": {"qwen3": 571},
         "served": [],
-        "upweight": [{"rule": "0-2:12", "rows": 114, "weight": 1368.0, "weighted_ids": 90000.0}],
+        "upweight": [{"rule": "0-2:12", "calls": 114, "weight": 1368.0, "weighted_ids": 90000.0}],
     },
     "inputs": [
         {"file": "a.jsonl", "bytes": 90000000, "hash": "x", "format": "calls"},
@@ -125,7 +125,7 @@ thinking  a span in 560 of 591 outputs; absent 30, odd 1
 lengths   p50 3,500, p90 6,100, p99 8,000, max 8,190 ids a row
 merging   571 calls continue one another in 57 longest sequences: 411,400 ids as captured, 2,057,000 with one row a \
 call (5.0 times)
-merging   --rows auto would save a trainer 80.0 % of the ids
+merging   --rows auto would save a trainer at most 80.0 % of the ids: nothing where --think strip forbids merging
 truncated 9 outputs dropped; judged by last id 580, by finish word 0
 policies  think=strip tail=captured rows=turn ambiguous=keep-all upweight=0-2:12 upweight_as=weight seed=0 \
 normalize=none weight_scale=auto val=none val_by=task truncated=drop unterminated=drop max_length=none overlong=error \
@@ -229,6 +229,22 @@ def test_what_merging_did_is_told():
     assert line(report, "dilution") == ["dilution  15.0: turn 0 is 38 of 571 calls"]
     assert line(report, "turn ") == ["turn          calls      weight   of weight      of ids"]
     assert names(report) == ["odd_markers"]
+
+
+@pytest.mark.parametrize(
+    ("policies", "asked"),
+    [
+        ({"policies__think": "strip", "policies__tail": "no-think"}, "--think strip --tail no-think"),
+        ({"policies__think": "strip-all"}, "--think strip-all"),
+        ({"policies__think": "mask"}, None),
+        ({"policies__think": "keep", "policies__max_length": 4096}, "--max-length 4096"),
+        ({"policies__think": "keep"}, None),
+    ],
+)
+def test_what_merging_would_save_is_no_promise_where_calls_may_stay_apart(policies, asked):
+    saved = "merging   --rows auto would save a trainer "
+    rest = "80.0 % of the ids" if asked is None else f"at most 80.0 % of the ids: nothing where {asked} forbids merging"
+    assert line(changed(**policies), "merging")[1:] == [saved + rest]
 
 
 def test_calls_that_nothing_continues_are_told():

@@ -2,9 +2,12 @@
 
 import dataclasses
 import gc
+import json
 import pickle
+import shutil
 from pathlib import Path
 
+import dumps
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -205,3 +208,82 @@ def test_rows_that_were_made_differently_are_not_read_as_one(tmp_path):
         pq.write_table(other, tmp_path / what / "b.parquet")
         with pytest.raises(tito.DataError, match=f"different {what}"):
             tito.open_rows(tmp_path / what)
+
+
+VAL = tito.Policies(val=3, val_by="rollout")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_training_and_validation_rows_are_not_read_as_one(tmp_path, suffix):
+    tito.convert(CAPTURES / "qwen3" / "calls.jsonl", tmp_path / f"v.{suffix}", policies=VAL)
+    for path in (tmp_path, tmp_path / f"v*.{suffix}"):
+        with pytest.raises(tito.DataError) as caught:
+            tito.open_rows(path)
+        assert str(caught.value) == f"{path}: training rows (v.{suffix}) and validation rows (v.val.{suffix})"
+        assert caught.value.hint == f"name the files of one side, like {tmp_path / f'v.{suffix}'}"
+    sides = [tito.open_rows(tmp_path / name) for name in (f"v.{suffix}", f"v.val.{suffix}")]
+    assert [rows.metadata["tito.side"] for rows in sides] == ["train", "val"]
+    with pytest.raises(tito.DataError, match="training rows"):
+        tito.export(tmp_path, tmp_path / "t.parquet", format="trl")
+
+
+def test_rows_of_which_nobody_says_the_side_do_not_join_validation_rows(tmp_path):
+    tito.convert(CAPTURES / "qwen3" / "calls.jsonl", tmp_path / "v.jsonl", policies=VAL)
+    (tmp_path / "d").mkdir()
+    shutil.copy(tmp_path / "v.jsonl", tmp_path / "d" / "a.jsonl")
+    tito.convert(CAPTURES / "qwen3" / "calls.jsonl", tmp_path / "d" / "v.parquet", policies=VAL)
+    (tmp_path / "d" / "v.parquet").unlink()
+    with pytest.raises(tito.DataError, match=r"training rows \(a.jsonl\) and validation rows \(v.val.parquet\)"):
+        tito.open_rows(tmp_path / "d")
+
+
+def test_rows_written_twice_are_not_read_twice(folder):
+    with pytest.raises(tito.DataError) as caught:
+        tito.open_rows(folder)
+    assert str(caught.value) == f"{folder}: rows.jsonl and rows.parquet would be read as different rows"
+    assert caught.value.hint == "name one of them, or a glob like '*.parquet'"
+
+
+@pytest.mark.parametrize("kind", ["turn", "merged", "auto"])
+def test_a_file_that_does_not_say_its_kind_is_judged_by_its_rows(tmp_path, kind):
+    for suffix in ("parquet", "jsonl"):
+        name = tmp_path / f"o.{suffix}"
+        tito.convert(CAPTURES / "smollm2-chat.jsonl", name, policies=tito.Policies(rows=kind))
+        Path(f"{name}.manifest.json").unlink()
+    table = pq.read_table(tmp_path / "o.parquet")
+    told = {key: value for key, value in table.schema.metadata.items() if key != b"tito.rows"}
+    pq.write_table(table.replace_schema_metadata(told), tmp_path / "o.parquet")
+    assert [tito.open_rows(tmp_path / f"o.{suffix}").kind for suffix in ("parquet", "jsonl")] == [kind, kind]
+    lines = (tmp_path / "o.jsonl").read_text().splitlines()
+    spaced = [json.dumps(json.loads(line), separators=(" , ", " : ")) for line in lines]
+    (tmp_path / "o.jsonl").write_text("\n".join(spaced))
+    assert tito.open_rows(tmp_path / "o.jsonl").kind == kind
+
+
+def test_a_manifest_says_nothing_of_other_lines(tmp_path):
+    """Lines of another run under the same name, as a kill between two renames leaves them."""
+    for kind in ("turn", "merged"):
+        policies = tito.Policies(rows=kind, think="strip", unterminated="keep")
+        tito.convert(CAPTURES / "qwen35" / "coop", tmp_path / f"{kind}.jsonl", policies=policies)
+    policies = tito.Policies(rows="merged")
+    tito.convert(CAPTURES / "qwen35" / "coop", tmp_path / "kept.jsonl", policies=policies)
+    told = tito.open_rows(tmp_path / "turn.jsonl")
+    assert (told.kind, json.loads(told.metadata["tito.policies"])["think"]) == ("turn", "strip")
+    [output] = json.loads((tmp_path / "turn.jsonl.manifest.json").read_text())["outputs"]
+    data = (tmp_path / "turn.jsonl").read_bytes()
+    assert output["bytes"] == len(data)
+    shutil.copy(tmp_path / "kept.jsonl", tmp_path / "turn.jsonl")
+    rows = tito.open_rows(tmp_path / "turn.jsonl")
+    assert (rows.kind, dict(rows.metadata)) == (tito.open_rows(tmp_path / "kept.jsonl").kind, {})
+    # As many bytes, one of them another.
+    (tmp_path / "turn.jsonl").write_bytes(data.replace(b'"weight":1.0', b'"weight":2.0', 1))
+    assert dict(tito.open_rows(tmp_path / "turn.jsonl").metadata) == {}
+    (tmp_path / "turn.jsonl").write_bytes(data)
+    assert tito.open_rows(tmp_path / "turn.jsonl").metadata == told.metadata
+
+
+def test_the_word_calls_in_a_text_says_nothing_of_the_kind(tmp_path):
+    dump = dumps.write(tmp_path / "d.jsonl", dumps.line(0, rollout_id='"calls":[{'))
+    tito.convert(dump, tmp_path / "o.jsonl")
+    (tmp_path / "o.jsonl.manifest.json").unlink()
+    assert tito.open_rows(tmp_path / "o.jsonl").kind == "turn"

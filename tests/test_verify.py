@@ -36,7 +36,7 @@ WHOLE = st.fixed_dictionaries(
         "val": st.sampled_from((0.3, 1)),
         "val_by": st.sampled_from(("task", "rollout")),
     },
-)
+).map(strategies.sided)
 
 
 def converted(dump, folder, drawn, suffix="parquet", **more):
@@ -170,7 +170,7 @@ PLACE = "(calls.jsonl, record {record}, turn {turn})"
         ("output_ids", lambda ids: [*ids, 7], "output_ids[{outputs}] is 7, captured null"),
         ("labels", lambda ids: [*ids[:-1], -100], "labels[{end}] is -100, captured 151645"),
         ("loss_mask", lambda mask: [1, *mask[1:]], "loss_mask[0] is 1, captured 0"),
-        ("loss_weights", lambda weights: [*weights[:-1], 2.0], "loss_weights[{end}] is 2.0, captured 1.0"),
+        ("loss_weights", lambda weights: [*weights[:-1], 2.0], "loss_weights[{end}] is 2.0, captured {weight}"),
         ("weight", lambda _: 11.5, "weight is 11.5, captured {weight}"),
         ("turn", lambda turn: turn + 1, "turn is {turn_plus}, captured {turn}"),
         ("rollout_id", lambda _: "other", 'rollout_id is "other", captured "{rollout_id}"'),
@@ -241,6 +241,71 @@ def test_rules_that_read_text_ask_for_the_tokenizer(kept):
     assert tito.verify("text.parquet", "calls.jsonl", tokenizer=folder).ok
     with pytest.raises(tito.UsageError, match="needs a tokenizer"):
         tito.verify("text.parquet", "calls.jsonl")
+
+
+def over_two_files(folder):
+    """A rollout whose log goes on in another file."""
+    folder.mkdir()
+    first = {"rollout_id": "r", "call_id": "a", "turn": 0, "prompt_ids": dumps.PROMPT, "output_ids": [5, 151645]}
+    longer = [*dumps.PROMPT, 5, 151645, 198, *dumps.PROMPT]
+    second = {**first, "call_id": "b", "turn": 1, "prompt_ids": longer, "output_ids": [6, 151645]}
+    for name, call in {"log-1.jsonl": first, "log-2.jsonl": second}.items():
+        (folder / name).write_text(json.dumps(call) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_calls_of_a_merged_row_name_their_files(tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    over_two_files(tmp_path / "log")
+    rows = f"m.{suffix}"
+    tito.convert("log", rows, policies=tito.Policies(rows="merged"))
+    [row] = tito.open_rows(rows)
+    assert [(call.call_id, call.file, call.record) for call in row.calls] == [
+        ("a", "log/log-1.jsonl", 1),
+        ("b", "log/log-2.jsonl", 1),
+    ]
+    assert row.capture_file == "log/log-2.jsonl"
+    assert tito.verify(rows, "log").ok
+    shutil.move("log", "elsewhere")
+    moved = tito.verify(rows, "elsewhere")
+    assert moved.ok
+    assert moved.data["moved"] == {
+        "files": 2,
+        "first": [[f"log/log-{n}.jsonl", f"elsewhere/log-{n}.jsonl"] for n in (1, 2)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "moved"), [("log/log-2.jsonl", False), ("log/log-2.jsonl", True), ("log/log-3.jsonl", False)]
+)
+def test_a_call_that_names_another_file_is_told(tmp_path, monkeypatch, name, moved):
+    monkeypatch.chdir(tmp_path)
+    over_two_files(tmp_path / "log")
+    tito.convert("log", "m.parquet", policies=tito.Policies(rows="merged"))
+    edit("m.parquet", "calls", lambda calls: [{**calls[0], "file": name}, calls[1]], row=0)
+    if moved:
+        shutil.move("log", "elsewhere")
+    found = tito.verify("m.parquet", "elsewhere" if moved else "log")
+    [failure] = found.data["failures"]
+    [difference] = failure["differences"]
+    assert (difference["column"], difference["position"], difference["field"]) == ("calls", 0, "file")
+    assert (difference["stated"], difference["derived"]) == (name, f"{'elsewhere' if moved else 'log'}/log-1.jsonl")
+    assert f'calls[0].file is "{name}"' in found.failures[0]
+
+
+def test_rows_of_one_run_give_a_calls_file_one_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    over_two_files(tmp_path / "log")
+    for name, task in (("log/log-1.jsonl", "s"), ("log/log-2.jsonl", "s")):
+        line = json.loads(Path(name).read_text())
+        again = [json.dumps({**line, "rollout_id": task, "call_id": line["call_id"] + more}) for more in ("s",)]
+        Path(name).write_text("\n".join([json.dumps(line), *again]) + "\n")
+    tito.convert("log", "m.parquet", policies=tito.Policies(rows="merged"))
+    assert len(tito.open_rows("m.parquet")) == 2
+    edit("m.parquet", "calls", lambda calls: [{**calls[0], "file": "x/log/log-1.jsonl"}, calls[1]], row=0)
+    [failure] = tito.verify("m.parquet", "log").failures
+    assert 'calls[0].file is "x/log/log-1.jsonl", captured "log/log-1.jsonl"' in failure
 
 
 def test_rows_that_stand_too_often(kept):

@@ -329,7 +329,8 @@ class Exchanges:
         """
 
 def rows_metadata(path: str) -> dict[str, str]:
-    """What a rows file says of itself: its keys ``tito.*``; of JSON lines, what the manifest beside them says."""
+    """What a rows file says of itself: its keys ``tito.*``; of JSON lines, what the manifest says that was written with
+    these very bytes."""
 
 def built_in_profile(name: str) -> str:
     """JSON of a built-in profile."""

@@ -162,12 +162,14 @@ _FACTS: dict[str, Callable[[str, Any], Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowCall:
-    """One call that a merged row trains: where its sample stands, and which call it was."""
+    """One call that a merged row trains: where its sample stands, and which call it was, that of record `record` (from
+    1) of the capture `file`, with `hash` over its ids."""
 
     start: int
     end: int
     turn: int | None
     call_id: str | None
+    file: str
     record: int
     hash: bytes
 
@@ -179,9 +181,10 @@ class Row:
     `input_ids` (the prompt) and `output_ids` (the sample, after policies) are int32 arrays of one dimension. In a
     merged row the whole sequence stands in `input_ids`, `output_ids` is empty, and `calls` says where the samples are
     that the row trains; `calls` is None in a row of one call. Loss falls on `loss_spans`; None means all of
-    `output_ids`, weight 1. There only where they were asked for: `loss_mask` (int8), `loss_weights` (float32) and
-    `labels` (int32, -100 where no loss falls), as long as both together, and `output_logprobs` (float32), as long as
-    `output_ids`, in a merged row as `input_ids`, with NaN where the row trains no sample.
+    `output_ids`, weight 1. There only where they were asked for, as long as both together: `loss_weights` (float32),
+    the weight of each position, `weight` times that of its span; `loss_mask` (int8) and `labels` (int32), which are 1
+    and the id where that is above 0, else 0 and -100; and `output_logprobs` (float32), as long as `output_ids`, in a
+    merged row as `input_ids`, with NaN where the row trains no sample.
     """
 
     input_ids: Ids

@@ -54,7 +54,8 @@ def convert(
     stands under it that was not there before. A Ctrl-C that comes when all is written changes nothing.
 
     Raises `DataError` for bad data, for a policy that fires nowhere, and for a number of rows other than `expect_rows`;
-    `UsageError` for options; `WorldError` for files.
+    `UsageError` for options, and for files of an earlier run that would stay among the new ones; `WorldError` for
+    files, and for an output that another run is writing.
 
     >>> report = convert("calls.jsonl", "rows.parquet", policies=Policies(think="strip", upweight="0-2:12"))
     >>> report.rows, report.skipped, report.outputs

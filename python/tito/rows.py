@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ __all__ = ["RowsFile", "find_files", "looks_like_rows", "open_rows"]
 _GROUPS_KEPT = 4
 _ID_LISTS = {"input_ids": "int32", "output_ids": "int32", "labels": "int32"}
 _LISTS = {**_ID_LISTS, "loss_mask": "int8", "loss_weights": "float32", "output_logprobs": "float32"}
+# The key in a line of JSON, where its value is not null. In a text its quotes would have backslashes.
+_CALLS = re.compile(rb'(?<!\\)"calls"\s*:\s*\[')
 _NEEDED = ("input_ids", "output_ids", "loss_spans", "weight", "flags", "capture_file", "capture_hash")
 
 
@@ -37,8 +40,9 @@ def open_rows(path: str | os.PathLike[str]) -> RowsFile:
     are read-only views of the row group they stand in, without a copy. Reading in order costs one row group of memory
     at a time; the last four stay decoded, so a shuffle over many groups is slow.
 
-    Raises `WorldError` for a path that is not there, `DataError` for a file that holds no rows, and for
-    several files whose profiles, tokenizers or policies differ: open them apart.
+    Raises `WorldError` for a path that is not there, `DataError` for a file that holds no rows, and for several files
+    that do not belong together: their kinds, profiles, tokenizers or policies differ, one holds validation rows and
+    another does not, or the same rows stand there as parquet and as JSON lines.
 
     >>> rows = open_rows("kept.parquet")
     >>> len(rows), rows.kind, rows[0].turn, rows[0].input_ids.dtype, rows[0].input_ids.flags.writeable
@@ -52,9 +56,11 @@ class RowsFile(Sequence[Row]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
-        self._files = [_open(file) for file in find_files(self._path)]
+        names = find_files(self._path)
+        _refuse_twins(self._path, names)
+        self._files = [_open(name) for name in names]
         self._ends = list(accumulate(len(file) for file in self._files))
-        kinds = {file.metadata.get("tito.rows", "turn") for file in self._files}
+        kinds = {file.kind for file in self._files}
         if len(kinds) > 1:
             raise with_hint(
                 DataError(f"{self._path}: rows of different kinds ({', '.join(sorted(kinds))})"), "open them apart"
@@ -69,7 +75,8 @@ class RowsFile(Sequence[Row]):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the first file says of itself: the keys `tito.*`. JSON lines have none but their manifest's."""
+        """What the first file says of itself: the keys `tito.*`. JSON lines have their manifest's, as long as
+        they are byte for byte what it was written with, and else none."""
         return self._files[0].metadata
 
     @property
@@ -122,6 +129,7 @@ class _File(Protocol):
     name: str
     metadata: Mapping[str, str]
     columns: tuple[str, ...]
+    kind: str
 
     def __len__(self) -> int: ...
     def row(self, at: int) -> Row: ...
@@ -132,8 +140,27 @@ class _File(Protocol):
 _ONE_OF = {"tito.profile": "profiles", "tito.tokenizer_hash": "tokenizers", "tito.policies": "policies"}
 
 
+def _refuse_twins(path: str, names: Sequence[str]) -> None:
+    """Raises `DataError` for files that differ in their suffix alone: rows that were written twice."""
+    stems: dict[str, str] = {}
+    for name in names:
+        if (other := stems.setdefault(os.path.splitext(name)[0], name)) != name:
+            raise with_hint(
+                DataError(f"{path}: {Path(other).name} and {Path(name).name} would be read as different rows"),
+                "name one of them, or a glob like '*.parquet'",
+            )
+
+
 def _refuse_mixed(path: str, files: Sequence[_File]) -> None:
-    """Raises `DataError` for files that say different things of themselves; those that say nothing go with any."""
+    """Raises `DataError` for files that say different things of themselves; those that say nothing go with any, but not
+    with validation rows."""
+    val = [file.name for file in files if file.metadata.get("tito.side") == "val"]
+    if val and len(val) < len(files):
+        other = next(file.name for file in files if file.name not in val)
+        raise with_hint(
+            DataError(f"{path}: training rows ({Path(other).name}) and validation rows ({Path(val[0]).name})"),
+            f"name the files of one side, like {other}",
+        )
     for key, what in _ONE_OF.items():
         first: tuple[str, object] | None = None
         for file in files:
@@ -155,6 +182,11 @@ def _differ(one: tuple[str, object], other: tuple[str, object]) -> str:
         name = next(name for name in {**a, **b} if a.get(name) != b.get(name))
         a, b = (f"{name}={json.dumps(value.get(name))}" for value in (a, b))
     return f"{Path(one[0]).name}: {a}, {Path(other[0]).name}: {b}"
+
+
+def _kind(with_calls: int, rows: int) -> str:
+    """What a file that does not say it holds, by how many of its rows have `calls`."""
+    return "turn" if not with_calls else "merged" if with_calls == rows else "auto"
 
 
 def find_files(path: str) -> list[str]:
@@ -200,6 +232,11 @@ class _ParquetFile:
         groups = self._file.metadata
         self._ends = list(accumulate(groups.row_group(g).num_rows for g in range(groups.num_row_groups)))
         self._decoded: OrderedDict[int, tuple[dict[str, _Lists], dict[str, list[Any]]]] = OrderedDict()
+        self.kind = keys.get("tito.rows") or self._judge()
+
+    def _judge(self) -> str:
+        calls = self._file.read(columns=["calls"]).column("calls")
+        return _kind(len(calls) - calls.null_count, len(calls))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -280,6 +317,11 @@ class _LinesFile:
             )
         self.columns: tuple[str, ...] = tuple(first)
         self.metadata: Mapping[str, str] = rows_metadata(name)
+        self.kind = self.metadata.get("tito.rows") or self._judge()
+
+    def _judge(self) -> str:
+        with open(self.name, "rb") as file:
+            return _kind(sum(_CALLS.search(line) is not None for line in file), len(self))
 
     def __len__(self) -> int:
         return len(self._starts)

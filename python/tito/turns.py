@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -100,7 +100,7 @@ def _rows(
     for (input_ids, output_ids, logprobs), meta in zip(made, json.loads(metas), strict=True):
         columns = {**meta, "input_ids": input_ids, "output_ids": output_ids, "output_logprobs": logprobs}
         spans = meta["loss_spans"]
-        triples = None if spans is None else [(s["start"], s["end"], s["weight"]) for s in spans]
+        triples = _weighted(spans, len(input_ids), len(input_ids) + len(output_ids), meta["weight"])
         if "loss_mask" in policies.columns:
             columns["loss_mask"] = _core.loss_mask(input_ids, output_ids, triples)
         if "labels" in policies.columns:
@@ -116,3 +116,13 @@ def _facts(at: int, call: Call) -> dict[str, Any]:
         return call.facts()
     except UsageError as error:
         raise with_hint(UsageError(f"call {at}: {error}"), error.hint) from None
+
+
+def _weighted(
+    spans: Sequence[Mapping[str, Any]] | None, prompt: int, length: int, weight: float
+) -> list[tuple[int, int, float]]:
+    """Where loss falls, with what each position weighs: the row's weight times the span's, in float32."""
+    import numpy as np
+
+    told = [(prompt, length, 1.0)] if spans is None else [(s["start"], s["end"], s["weight"]) for s in spans]
+    return [(start, end, float(np.float32(of_span) * np.float32(weight))) for start, end, of_span in told]

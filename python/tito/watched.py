@@ -12,6 +12,8 @@ __all__ = ["watched"]
 
 # Often enough for a bar that moves, seldom enough to cost nothing.
 _WATCH_SECONDS = 0.1
+# For work that was stopped to put its files away; who waits for a silent pipe never sees that it was.
+_STOP_SECONDS = 10
 
 _Done = TypeVar("_Done")
 
@@ -26,23 +28,27 @@ def watched(work: Callable[[Progress], _Done], watch: Callable[[Progress], None]
     progress = Progress()
     done: list[_Done] = []
     failures: list[BaseException] = []
+    # Not `join`: a signal that comes during one makes Python 3.11 take the thread for ended.
+    ended = threading.Event()
 
     def run() -> None:
         try:
             done.append(work(progress))
         except BaseException as error:
             failures.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, name="tito-core", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="tito-core", daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(_WATCH_SECONDS)
+        while not ended.wait(_WATCH_SECONDS):
             if watch is not None:
                 watch(progress)
+        if watch is not None:
+            watch(progress)
     except BaseException as stop:
         progress.cancel()
-        thread.join()
+        ended.wait(_STOP_SECONDS)
         # Too late for Ctrl-C: the files stand, so say so by going on. What the watch raised is never lost.
         if not (done and isinstance(stop, KeyboardInterrupt)):
             raise

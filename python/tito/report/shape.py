@@ -101,7 +101,7 @@ def _rules(counts: Mapping[str, Any]) -> Iterable[str]:
     weight, ids = sum(t["weight"] for t in turns), sum(t["weighted_ids"] for t in turns)
     for rule in counts["upweight"]:
         shares = f"{percent(rule['weight'], weight)} of weight, {percent(rule['weighted_ids'], ids)} of ids"
-        yield f"{rule['rule']} matches {_many(rule['rows'], 'call')}: {shares}"
+        yield f"{rule['rule']} matches {_many(rule['calls'], 'call')}: {shares}"
 
 
 def _weights(data: Mapping[str, Any]) -> Iterable[str]:
@@ -199,7 +199,9 @@ def _merging(merge: Mapping[str, int], policies: Mapping[str, Any]) -> Iterable[
         told = f"{_many(calls, 'call')} continue one another in {_many(rows, 'longest sequence')}"
         yield f"{told}: {merged:,} ids as captured, {ids:,} with one row a call ({ids / merged:.1f} times)"
         if policies["rows"] == "turn":
-            yield f"--rows auto would save a trainer {percent(ids - merged, ids)} of the ids"
+            saved, asked = f"{percent(ids - merged, ids)} of the ids", _may_fall_back(policies)
+            saved = f"at most {saved}: nothing where {asked} forbids merging" if asked else saved
+            yield f"--rows auto would save a trainer {saved}"
     elif calls:
         yield f"no call continues another: --rows auto would write the same {_many(calls, 'row')}"
     if n := merge["fell_back"]:
@@ -213,6 +215,14 @@ def _merging(merge: Mapping[str, int], policies: Mapping[str, Any]) -> Iterable[
         fate = {"keep-all": "all trained", "keep-last": "the last trained", "drop": "left out", "mask": "masked"}
         which = f"{_many(n, 'reply')} to a prompt that has others, and no later prompt tells which was kept"
         yield f"{which}: {fate[policies['ambiguous']]}"
+
+
+def _may_fall_back(policies: Mapping[str, Any]) -> str:
+    """The policies for which merging writes some calls one a row all the same, as they are spelled."""
+    asked = [f"--think {policies['think']}"] if policies["think"] in ("strip", "strip-all") else []
+    asked += ["--tail no-think"] if policies["tail"] == "no-think" else []
+    asked += [f"--max-length {policies['max_length']}"] if policies["max_length"] is not None else []
+    return " ".join(asked)
 
 
 def _truncated(data: Mapping[str, Any]) -> str:

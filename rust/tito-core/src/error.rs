@@ -117,6 +117,12 @@ pub enum Error {
         /// The system's own words.
         source: std::io::Error,
     },
+    /// Another run writes the same output.
+    #[error("{path}: another run is writing it")]
+    Busy {
+        /// The output.
+        path: String,
+    },
     /// The caller asked the run to stop.
     #[error("stopped; nothing was written under the final name")]
     Cancelled,
@@ -153,7 +159,7 @@ impl Error {
         match self {
             Self::Data { .. } | Self::Check { .. } => Kind::Data,
             Self::Usage { .. } => Kind::Usage,
-            Self::Io { .. } | Self::Cancelled => Kind::World,
+            Self::Io { .. } | Self::Busy { .. } | Self::Cancelled => Kind::World,
         }
     }
 
@@ -170,6 +176,7 @@ impl Error {
                 }
                 _ => "see the system's message above".to_owned(),
             },
+            Self::Busy { .. } => "wait until it has ended, or write elsewhere".to_owned(),
             Self::Cancelled => "run the same command again to start over".to_owned(),
         }
     }

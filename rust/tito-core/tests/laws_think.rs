@@ -1,6 +1,9 @@
 //! Laws of stripping, on small alphabets in which markers overlap and cuts join them.
 #![allow(clippy::unwrap_used)]
 
+mod edited;
+
+use edited::{with_tail, without_thinking};
 use proptest::prelude::*;
 use std::ops::Range;
 use tito_core::ids::think::{Found, Opened, ThinkRule, cut, keep_spans};
@@ -166,7 +169,7 @@ proptest! {
         let turns: Vec<Range<usize>> = rule.assistant_turns(&prompt).collect();
         prop_assert!(turns.iter().all(|turn| turn.start <= turn.end && turn.end < prompt.len()));
         prop_assert!(turns.windows(2).all(|pair| pair[0].end < pair[1].start));
-        let (stripped, counts) = rule.strip_all(&prompt);
+        let (stripped, counts) = without_thinking(&rule, &prompt);
         prop_assert_eq!(counts.seen, turns.len() as u64);
         prop_assert_eq!(stripped.is_some(), counts.cut_ids > 0);
         let turn_by_turn = |opened| {
@@ -187,8 +190,8 @@ proptest! {
     #[test]
     fn stripped_prompts_stay_stripped(prompt in prop::collection::vec(0..8, 0..60)) {
         let rule = TurnRule::new(&plain(true));
-        if let (Some(stripped), _) = rule.strip_all(&prompt) {
-            prop_assert_eq!(rule.strip_all(&stripped).0, None);
+        if let (Some(stripped), _) = without_thinking(&rule, &prompt) {
+            prop_assert_eq!(without_thinking(&rule, &stripped).0, None);
             prop_assert_eq!(rule.turn_starts(&stripped).len(), rule.turn_starts(&prompt).len());
             prop_assert_eq!(rule.think().opened_by(&stripped), rule.think().opened_by(&prompt));
         }
@@ -198,7 +201,7 @@ proptest! {
     fn tails(profile in profile(2), prompt in ids(16)) {
         let rule = TurnRule::new(&profile);
         let tail = rule.tail_of(&prompt);
-        let Some(rewritten) = rule.no_think_tail(&prompt) else {
+        let Some(rewritten) = with_tail(&rule, &prompt) else {
             prop_assert!(tail == Tail::Other || profile.tail_no_think.is_none());
             return Ok(());
         };

@@ -12,6 +12,7 @@ use tito_core::rows::{
     Batch, Encoder, Format, LossSpan, OptionalColumns, Ragged, Reader, RowCall, RowMeta, Sink, Text, WriteOptions,
     compare, encode, schema,
 };
+use twox_hash::xxhash3_128;
 
 const ALL: OptionalColumns =
     OptionalColumns { loss_mask: true, loss_weights: true, labels: true, output_logprobs: true };
@@ -56,8 +57,8 @@ impl Row {
             "loss_spans": m.loss_spans.as_ref().map(|spans| spans.iter()
                 .map(|s| json!({"start": s.start, "end": s.end, "weight": s.weight})).collect::<Vec<_>>()),
             "calls": m.calls.as_ref().map(|calls| calls.iter().map(|c| json!({
-                "start": c.start, "end": c.end, "turn": c.turn, "call_id": c.call_id.as_deref(), "record": c.record,
-                "hash": hex(&c.hash),
+                "start": c.start, "end": c.end, "turn": c.turn, "call_id": c.call_id.as_deref(),
+                "file": &*c.file, "record": c.record, "hash": hex(&c.hash),
             })).collect::<Vec<_>>()),
             "weight": m.weight,
             "rollout_id": m.rollout_id.as_deref(),
@@ -126,9 +127,12 @@ fn write(path: &Path, rows: &[Row], split: usize, options: &WriteOptions) {
     let finished = sink.finish(&[("tito.schema".to_owned(), "1".to_owned())]).unwrap();
     assert_eq!(finished.rows(), rows.len() as u64);
     assert_eq!(finished.ids(), rows.iter().map(|r| r.input.len() + r.output.len()).sum::<usize>() as u64);
-    let bytes = finished.bytes();
-    let written: u64 = finished.commit().unwrap().iter().map(|p| fs::metadata(p).unwrap().len()).sum();
-    assert_eq!(bytes, written);
+    let stated: Vec<_> = finished.files().iter().map(|file| (file.bytes, file.hash.clone())).collect();
+    let written = finished.commit().unwrap().into_iter().map(|path| {
+        let data = fs::read(path).unwrap();
+        (data.len() as u64, format!("xxh3-128:{:032x}", xxhash3_128::Hasher::oneshot(&data)))
+    });
+    assert_eq!(stated, written.collect::<Vec<_>>());
 }
 
 /// A field of the record reader as JSON.
@@ -283,8 +287,8 @@ prop_compose! {
 
 prop_compose! {
     fn call()(start in any::<i32>(), end in any::<i32>(), turn in any::<Option<i32>>(), call_id in text(),
-              record in any::<i64>(), hash in any::<[u8; 16]>()) -> RowCall {
-        RowCall { start, end, turn, call_id, record, hash }
+              file in text(), record in any::<i64>(), hash in any::<[u8; 16]>()) -> RowCall {
+        RowCall { start, end, turn, call_id, file: file.unwrap_or_default(), record, hash }
     }
 }
 

@@ -18,11 +18,14 @@ pub fn verify(py: Python<'_>, request_json: &str, progress: &Bound<'_, Progress>
     result.map(|account| account.to_string()).map_err(|e| raise(py, &e))
 }
 
-/// What a rows file says of itself.
+/// What a rows file says of itself; nothing of JSON lines that are not what their manifest was written with.
 #[pyfunction]
 pub fn rows_metadata(py: Python<'_>, path: &str) -> PyResult<BTreeMap<String, String>> {
-    let reader = py.detach(|| Reader::open(Path::new(path)));
-    reader.map(|reader| reader.metadata().clone()).map_err(|e| raise(py, &e))
+    let told = py.detach(|| {
+        let reader = Reader::open(Path::new(path))?;
+        Ok(if reader.is_told_of()? { reader.metadata().clone() } else { BTreeMap::new() })
+    });
+    told.map_err(|e| raise(py, &e))
 }
 
 /// The row schema, as JSON.

@@ -201,9 +201,10 @@ impl Gather {
                 let output = &batch.output_ids.values[batch.output_ids.ranges[row].clone()];
                 let all = [LossSpan { start: *at as i32, end: (at + output.len()) as i32, weight: 1.0 }];
                 let spans = batch.meta[row].loss_spans.as_deref().unwrap_or(&all);
+                let whole = batch.meta[row].weight;
                 let loss = loss::weights(
                     at + output.len(),
-                    spans.iter().map(|s| (s.start as usize..s.end as usize, s.weight)),
+                    spans.iter().map(|s| (s.start as usize..s.end as usize, s.weight * whole)),
                 );
                 if self.columns.loss_mask {
                     push(&mut mask, &loss.iter().map(|w| i8::from(*w != 0.0)).collect::<Vec<_>>());

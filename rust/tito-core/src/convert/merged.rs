@@ -107,6 +107,7 @@ impl Plan {
                     end: sample.end,
                     turn: sighted.turn,
                     call_id: sighted.call.call_id.clone(),
+                    file: sighted.file.clone(),
                     record: sighted.call.record as i64,
                     hash: digest.hash,
                 },

@@ -9,6 +9,7 @@
 mod batch;
 mod build;
 mod decide;
+mod earlier;
 mod expand;
 mod identity;
 mod judge;
@@ -28,6 +29,7 @@ mod section;
 mod sight;
 mod spill;
 mod survey;
+mod threads;
 mod used;
 mod weave;
 
@@ -58,7 +60,6 @@ use crate::json::IdReader;
 use crate::rows::{Batch, EncodedBatch, Encoder};
 use judge::{judge, judge_counts, judge_number, same_files};
 use ledger::Ledger;
-use order::{BreakOffOnPanic, InOrder, Turnstile};
 use output::Output;
 use replay::Replay;
 use rollouts::Settled;
@@ -67,6 +68,7 @@ use spill::Spill;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use survey::{Noted, Survey};
+use threads::{Gates, Stopped, on_threads};
 
 /// Ids of a stretch that comes back from the spill: one page of prompts.
 const STRETCH_IDS: usize = 2 << 20;
@@ -248,7 +250,7 @@ fn run<'t>(
         taker: Mutex::new(taker),
     };
     let sources = Mutex::new(sources);
-    let gates = Gates::default();
+    let gates = Gates::new(workers);
     on_threads(workers, &gates, || read_and_convert(&shared, &sources, &gates))?;
     let spill = lock(&shared.spill).take();
     if let Some(spill) = spill {
@@ -257,7 +259,7 @@ fn run<'t>(
         lock(&shared.counts).unplaced += settled.unplaced;
         lock(&shared.counts).without_calls += settled.without_calls;
         let replay = Replay::new(spill.seal(&settled.joined)?, settled);
-        let gates = Gates::default();
+        let gates = Gates::new(workers);
         on_threads(workers, &gates, || convert_spilled(&shared, &replay, &gates))?;
     }
     let Shared { ledger, counts, taker, .. } = shared;
@@ -294,69 +296,12 @@ type Done = (Vec<(Target, EncodedBatch)>, Vec<Noted>, Counts);
 /// A rollout's number, and its new name where another has the one it goes by.
 type Named = (u32, Option<crate::rows::Text>);
 
-/// The steps that happen in the order of the input.
-#[derive(Debug, Default)]
-struct Gates {
-    enter: Turnstile,
-    settle: Turnstile,
-    append: InOrder<Done>,
-}
-
-/// An error of a worker, and the stretch of input it came up at.
-struct Stopped {
-    number: u64,
-    /// Boxed: it is large, and this is the rare way out.
-    error: Box<Error>,
-    /// The stretches before may still end well, or with an earlier error.
-    soft: bool,
-}
-
-impl Stopped {
-    fn at(number: u64) -> impl Fn(Error) -> Self {
-        move |error| Self { number, error: Box::new(error), soft: false }
-    }
-}
-
-/// Runs `work` on so many threads; of several errors the one that comes first in the input counts.
-fn on_threads(workers: usize, gates: &Gates, work: impl Fn() -> std::result::Result<(), Stopped> + Sync) -> Result<()> {
-    let guarded = || {
-        let turnstiles = [&gates.enter, &gates.settle];
-        let _guard = BreakOffOnPanic(&turnstiles);
-        let result = work();
-        if result.as_ref().is_err_and(|stopped| !stopped.soft) {
-            turnstiles.iter().for_each(|turnstile| turnstile.break_off());
-        }
-        result
-    };
-    let results = if workers == 1 {
-        vec![guarded()]
-    } else {
-        std::thread::scope(|scope| {
-            let mut threads = Vec::with_capacity(workers);
-            let mut refused = Vec::new();
-            for _ in 0..workers {
-                match std::thread::Builder::new().spawn_scoped(scope, guarded) {
-                    Ok(thread) => threads.push(thread),
-                    // As many as the system gives; the rows are the same.
-                    Err(_) if !threads.is_empty() => break,
-                    Err(error) => refused.push(Err(Stopped::at(0)(Error::io("start", "a thread")(error)))),
-                }
-            }
-            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| match thread.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            };
-            refused.into_iter().chain(threads.into_iter().map(join)).collect()
-        })
-    };
-    match results.into_iter().filter_map(std::result::Result::err).min_by_key(|stopped| stopped.number) {
-        Some(stopped) => Err(*stopped.error),
-        None => Ok(()),
-    }
-}
-
 /// One worker while input is read.
-fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates) -> std::result::Result<(), Stopped> {
+fn read_and_convert(
+    shared: &Shared<'_>,
+    sources: &Mutex<Sources>,
+    gates: &Gates<Done>,
+) -> std::result::Result<(), Stopped> {
     let mut encoder = Encoder::new(&shared.plan.options.write_options()).map_err(Stopped::at(0))?;
     let mut unit = Unit::default();
     let mut buffers = Arena::default();
@@ -409,7 +354,7 @@ fn read_and_convert(shared: &Shared<'_>, sources: &Mutex<Sources>, gates: &Gates
 }
 
 /// One worker while the spill is read back.
-fn convert_spilled(shared: &Shared<'_>, replay: &Replay, gates: &Gates) -> std::result::Result<(), Stopped> {
+fn convert_spilled(shared: &Shared<'_>, replay: &Replay, gates: &Gates<Done>) -> std::result::Result<(), Stopped> {
     let mut encoder = Encoder::new(&shared.plan.options.write_options()).map_err(Stopped::at(0))?;
     loop {
         if shared.progress.cancelled.load(Ordering::Relaxed) {
@@ -482,7 +427,7 @@ impl Shared<'_> {
     fn emit(
         &self,
         number: u64,
-        gates: &Gates,
+        gates: &Gates<Done>,
         encoder: &mut Encoder,
         mut planned: Vec<Planned>,
         arena: Arena,
@@ -516,7 +461,7 @@ impl Shared<'_> {
         } else {
             arena
         };
-        gates.append.bring(number, (encoded, noted, counts), |(encoded, noted, counts)| {
+        let brought = gates.append.bring(number, (encoded, noted, counts), |(encoded, noted, counts)| {
             lock(&self.counts).add(counts);
             match &mut *lock(&self.taker) {
                 Taker::Survey(survey) => {
@@ -533,7 +478,7 @@ impl Shared<'_> {
             }
             Ok::<_, Error>(())
         })?;
-        Ok(Some(used))
+        Ok(brought.then_some(used))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where rows go: one file (or set of shards) an identity and side, named only at the end, with a manifest beside it.
+//! One run at a time writes an output, and none leaves files of the run before among its own.
 
 use super::batch::Target;
+use super::earlier;
 use super::identity::Identities;
 use super::options::Options;
 use super::report::{Counts, inputs_json};
@@ -8,9 +10,8 @@ use super::survey::Side;
 use super::{Plan, versions};
 use crate::capture::Sources;
 use crate::error::{Error, Result};
-use crate::rows::{EncodedBatch, Sink, Staged, WriteOptions, schema, told};
+use crate::rows::{EncodedBatch, Lock, Sink, Staged, WriteOptions, name_all, schema, told};
 use serde_json::{Value, json};
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,8 @@ pub(super) struct Output {
     sides: &'static [Side],
     options: WriteOptions,
     sinks: Vec<(Target, Sink)>,
+    /// Of the path, until the files have their names.
+    _lock: Option<Lock>,
 }
 
 impl Output {
@@ -47,20 +50,26 @@ impl Output {
         // What a link points to is written, not the link replaced.
         let path = options.output.as_ref().filter(|_| !to_stdout).map(PathBuf::from);
         let path = path.map(|path| if path.is_symlink() { path.canonicalize().unwrap_or(path) } else { path });
+        let sides = &Side::ALL[..if options.val.is_some() { 2 } else { 1 }];
+        let by_identity = options.group_by == super::GroupBy::Identity;
+        let mut lock = None;
         if let Some(path) = &path {
-            let sides = &Side::ALL[..if options.val.is_some() { 2 } else { 1 }];
-            for side in sides {
-                check_target(&named(path, None, *side))?;
-            }
+            let files: Vec<_> = sides.iter().map(|side| named(path, None, *side)).collect();
+            files.iter().try_for_each(|file| check_target(file))?;
             tempfile::tempfile_in(Self::folder(options)).map_err(Error::io("write", path.to_string_lossy()))?;
+            lock = Some(Lock::take(path)?);
+            // How many shards there will be, or of which identities, nobody knows yet.
+            let known = !by_identity && options.shard_bytes.is_none() && options.shard_tokens.is_none();
+            earlier::refuse(&manifest_of(path), if known { &files } else { &[] })?;
         }
         Ok(Self {
             path,
             to_stdout,
-            by_identity: options.group_by == super::GroupBy::Identity,
-            sides: &Side::ALL[..if options.val.is_some() { 2 } else { 1 }],
+            by_identity,
+            sides,
             options: options.write_options(),
             sinks: Vec::new(),
+            _lock: lock,
         })
     }
 
@@ -136,34 +145,26 @@ impl Output {
             for file in set.files() {
                 let mut output = json!({
                     "file": file.path().to_string_lossy(), "rows": file.rows, "ids": file.ids, "bytes": file.bytes,
-                    "row_groups": file.row_groups,
+                    "hash": file.hash, "row_groups": file.row_groups,
                 });
                 if let Some(side) = side {
                     output["side"] = json!(side);
                 }
                 outputs.push(output);
             }
-            finished.push(set);
+            finished.extend(set.into_staged());
         }
         report["outputs"] = Value::Array(outputs);
-        // The manifest is on disk before anything gets its name, so that a full disk leaves nothing.
-        let manifest = match &self.path {
-            Some(path) if options.part.is_none() => {
-                Some(Manifest::stage(&manifest_of(path), &format!("{report:#}\n"))?)
+        if let Some(path) = &self.path {
+            // The manifest is on disk before anything gets its name, so that a full disk leaves nothing. A part's is
+            // that of the whole run.
+            let manifest = manifest_of(path);
+            if options.part.is_none() {
+                finished.push(staged_text(&manifest, &format!("{report:#}\n"))?);
             }
-            _ => None,
-        };
-        let mut named = Vec::new();
-        for set in finished {
-            named.extend(set.commit()?);
-        }
-        if let Some(manifest) = manifest {
-            report["manifest"] = json!(manifest.staged.target().to_string_lossy());
-            if let Err(error) = manifest.staged.commit() {
-                for path in named {
-                    let _ = fs::remove_file(path);
-                }
-                return Err(error);
+            name_all(finished)?;
+            if options.part.is_none() {
+                report["manifest"] = json!(manifest.to_string_lossy());
             }
         }
         Ok(report)
@@ -284,15 +285,9 @@ fn check_target(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the run did, beside its rows.
-struct Manifest {
-    staged: Staged,
-}
-
-impl Manifest {
-    fn stage(path: &Path, text: &str) -> Result<Self> {
-        let (staged, mut file) = Staged::create(path)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(staged.error("write"))?;
-        Ok(Self { staged })
-    }
+/// A small file that is on disk, but for its name.
+fn staged_text(path: &Path, text: &str) -> Result<Staged> {
+    let (staged, mut file) = Staged::create(path)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(staged.error("write"))?;
+    Ok(staged)
 }

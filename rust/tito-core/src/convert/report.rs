@@ -335,7 +335,7 @@ impl Counts {
             .collect();
         let rule = |(rule, n): (&String, &RuleCount)| {
             let (weight, ids) = (n.rows.weight, n.rows.weighted_ids);
-            json!({"rule": rule, "rows": n.calls, "weight": weight, "weighted_ids": ids})
+            json!({"rule": rule, "calls": n.calls, "weight": weight, "weighted_ids": ids})
         };
         let hits: Vec<_> = rules.iter().zip(&self.rules).map(rule).collect();
         let sides: serde_json::Map<_, _> =

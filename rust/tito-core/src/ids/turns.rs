@@ -2,11 +2,11 @@
 //!
 //! A prompt is only ever cut at positions that its own ids show (turn starts, turn ends, think markers), never rendered
 //! anew. An assistant turn is closed when a turn end or another turn start stands behind it; the open one at the end
-//! is the generation tail, and only [`TurnRule::no_think_tail`] changes it.
+//! is the generation tail, and only [`TurnRule::no_think_edit`] changes it.
 
 use super::markers::Finder;
 use super::profile::{Id, Profile};
-use super::think::{Found, Mark, Opened, ThinkCounts, ThinkRule, cut};
+use super::think::{Found, Mark, Opened, ThinkCounts, ThinkRule};
 use std::ops::Range;
 
 /// What a prompt ends in.
@@ -147,13 +147,6 @@ impl TurnRule {
         (spans, counts)
     }
 
-    /// Strips every closed assistant turn; `None` when that changes nothing. The counts are of turns.
-    #[must_use]
-    pub fn strip_all(&self, prompt: &[Id]) -> (Option<Vec<Id>>, ThinkCounts) {
-        let (spans, counts) = self.history_spans(prompt);
-        ((!spans.is_empty()).then(|| cut(prompt, &spans)), counts)
-    }
-
     /// What the template writes into an earlier answer that has no reasoning; empty = nothing.
     #[must_use]
     pub fn history_pair(&self) -> &[Id] {
@@ -167,7 +160,8 @@ impl TurnRule {
     }
 
     /// The change that makes a prompt's tail the no-thinking one: what to replace, and by what. `None` when the prompt
-    /// ends in no known tail or the template cannot switch thinking off; an empty range when it ends so already.
+    /// ends in no known tail or the template cannot switch thinking off; an empty range when it ends so already. Only the
+    /// tail is rewritten: a template that also marks the user's text says so nowhere in the profile.
     #[must_use]
     pub fn no_think_edit(&self, prompt: &[Id]) -> Option<(Range<usize>, &[Id])> {
         let no_think = self.tail_no_think.as_deref()?;
@@ -188,16 +182,6 @@ impl TurnRule {
             _ if think => Tail::Think,
             _ => Tail::Other,
         }
-    }
-
-    /// The prompt with its tail rewritten to thinking off (as it is where it ends so already).
-    ///
-    /// `None` when the prompt ends in no known tail or the template cannot switch thinking off. Only the tail is
-    /// rewritten: a template that also marks the user's text says so nowhere in the profile.
-    #[must_use]
-    pub fn no_think_tail(&self, prompt: &[Id]) -> Option<Vec<Id>> {
-        let (range, with) = self.no_think_edit(prompt)?;
-        Some([&prompt[..range.start], with].concat())
     }
 
     /// Which ids to drop so that at most `max_len` stay: whole turns, the oldest first, as few as will do.

@@ -1,14 +1,22 @@
-//! What tells two rows apart. Everything that a row states is compared, but for the name of its capture's file: files
+//! What tells two rows apart. Everything that a row states is compared, but for the names of its captures' files: files
 //! move, so whoever compares says when two names mean one file.
 
-use super::Batch;
 use super::schema::{Cell, Field, Kind, List, OptionalColumns};
+use super::{Batch, RowMeta, Text};
 use serde::Serialize;
 use serde_json::{Value, json};
 use twox_hash::xxhash3_128;
 
-/// The one column that is not compared.
-const MOVES: &str = "capture_file";
+/// The column and the field of `calls` that are not compared.
+const MOVES: [&str; 2] = ["capture_file", "file"];
+
+/// The names of the files that a row states: that of `capture_file`, and where they are not all the same those of its
+/// calls.
+pub fn files(meta: &RowMeta) -> impl Iterator<Item = &Text> {
+    let calls = meta.calls.as_deref().unwrap_or_default();
+    let others = calls.iter().any(|call| call.file != meta.capture_file);
+    std::iter::once(&meta.capture_file).chain(calls.iter().filter(move |_| others).map(|call| &call.file))
+}
 
 /// The values of a list column in one row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,14 +66,14 @@ fn values(batch: &Batch, list: List, row: usize) -> Values<'_> {
     }
 }
 
-/// A row as one number: xxh3-128 over all its columns in their order, but for the name of the capture's file. Each
+/// A row as one number: xxh3-128 over all its columns in their order, but for the names of the captures' files. Each
 /// value is written so that no other row has the same bytes: length or presence first, then the value.
 #[must_use]
 pub fn digest(batch: &Batch, row: usize, optional: OptionalColumns) -> u128 {
     let mut hasher = xxhash3_128::Hasher::new();
     let mut bytes = Vec::with_capacity(256);
     let meta = &batch.meta[row];
-    for column in optional.columns().filter(|column| column.name != MOVES) {
+    for column in optional.columns().filter(|column| !MOVES.contains(&column.name)) {
         match &column.kind {
             Kind::List(list) => {
                 hasher.write(&bytes);
@@ -87,11 +95,15 @@ pub fn digest(batch: &Batch, row: usize, optional: OptionalColumns) -> u128 {
     hasher.finish_128()
 }
 
+fn compared<T>(fields: &[Field<T>]) -> impl Iterator<Item = &Field<T>> {
+    fields.iter().filter(|field| !MOVES.contains(&field.name))
+}
+
 fn put_structs<T>(bytes: &mut Vec<u8>, items: Option<&[T]>, fields: &[Field<T>]) {
     bytes.push(u8::from(items.is_some()));
     bytes.extend_from_slice(&(items.map_or(0, <[T]>::len) as u64).to_le_bytes());
     for item in items.unwrap_or_default() {
-        fields.iter().for_each(|field| put(bytes, &field.cell, item));
+        compared(fields).for_each(|field| put(bytes, &field.cell, item));
     }
 }
 
@@ -135,7 +147,7 @@ pub struct Difference {
 pub fn differences(stated: (&Batch, usize), derived: (&Batch, usize), optional: OptionalColumns) -> Vec<Difference> {
     let (a, b) = (&stated.0.meta[stated.1], &derived.0.meta[derived.1]);
     let mut found = Vec::new();
-    for column in optional.columns().filter(|column| column.name != MOVES) {
+    for column in optional.columns().filter(|column| !MOVES.contains(&column.name)) {
         let name = column.name;
         let difference = match &column.kind {
             Kind::List(list) => {
@@ -210,7 +222,7 @@ fn struct_difference<T>(
         return (stated.is_some() || derived.is_some()).then(whole);
     };
     for (position, (a, b)) in a.iter().zip(b).enumerate() {
-        for field in fields {
+        for field in compared(fields) {
             if let Some((stated, derived)) = differs(&field.cell, a, b) {
                 let (position, field) = (Some(position), Some(field.name));
                 return Some(Difference { column, position, field, stated, derived });

@@ -2,7 +2,7 @@
 
 use super::encode::{Body, EncodedBatch, WriteOptions};
 use super::schema::{Cell, Field, Kind, List, OptionalColumns};
-use super::staged::{FinishedFile, Staged};
+use super::staged::{FinishedFile, Hashed, Staged};
 use super::{Batch, Ragged, RowMeta};
 use crate::error::{Error, Place, Result};
 use std::fs::File;
@@ -246,7 +246,7 @@ fn digits(out: &mut Vec<u8>, value: i64) {
 
 /// One file of JSON lines, under a temporary name until [`FinishedFile::commit`]. Dropped earlier it leaves nothing.
 pub struct FileWriter {
-    file: File,
+    file: Hashed<File>,
     staged: Staged,
     rows: u64,
     ids: u64,
@@ -260,7 +260,7 @@ impl FileWriter {
     /// `Io` when the folder cannot be written to.
     pub fn create(path: &Path, _options: &WriteOptions) -> Result<Self> {
         let (staged, file) = Staged::create(path)?;
-        Ok(Self { file, staged, rows: 0, ids: 0, bytes: 0 })
+        Ok(Self { file: Hashed::new(file), staged, rows: 0, ids: 0, bytes: 0 })
     }
 
     /// Appends the lines of the next batch.
@@ -289,8 +289,8 @@ impl FileWriter {
     /// # Errors
     /// `Io` when the system refuses, naming the final path.
     pub fn finish(self) -> Result<FinishedFile> {
-        self.file.sync_all().map_err(self.staged.error("write"))?;
-        let Self { staged, rows, ids, bytes, .. } = self;
-        Ok(FinishedFile { staged, rows, ids, bytes, row_groups: 0 })
+        self.file.file.sync_all().map_err(self.staged.error("write"))?;
+        let Self { file, staged, rows, ids, bytes } = self;
+        Ok(FinishedFile { staged, rows, ids, bytes, hash: file.hash(), row_groups: 0 })
     }
 }

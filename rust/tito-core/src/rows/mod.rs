@@ -3,6 +3,7 @@
 pub mod compare;
 mod encode;
 pub mod jsonl;
+mod naming;
 mod pages;
 pub mod parquet;
 mod read;
@@ -12,6 +13,7 @@ mod staged;
 pub mod told;
 
 pub use encode::{EncodedBatch, Encoder, Format, WriteOptions, encode};
+pub(crate) use naming::{Lock, name_all};
 pub use read::Reader;
 pub use schema::OptionalColumns;
 pub use sink::{Finished, Sink};
@@ -77,7 +79,9 @@ pub struct RowCall {
     pub turn: Option<i32>,
     /// Id of the call.
     pub call_id: Option<Text>,
-    /// Record in the capture file, from 1.
+    /// File of the capture as the user named it: a rollout may lie in several.
+    pub file: Text,
+    /// Record in that file, from 1.
     pub record: i64,
     /// Hash of the call's ids.
     pub hash: [u8; 16],

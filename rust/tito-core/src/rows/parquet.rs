@@ -5,7 +5,7 @@ use super::RowMeta;
 use super::encode::{Body, EncodedBatch, WriteOptions};
 use super::pages::Chunk;
 use super::schema::{Cell, Column, Field, Kind, List, Structs};
-use super::staged::{FinishedFile, Staged};
+use super::staged::{FinishedFile, Hashed, Staged};
 use crate::error::{Error, Result};
 use parquet::basic::{Compression, Encoding, LogicalType, Repetition, Type as Physical, ZstdLevel};
 use parquet::column::page::Page;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 /// One parquet file, under a temporary name until [`FinishedFile::commit`]. Dropped earlier it leaves nothing.
 pub struct FileWriter {
     // Before `staged`, so that the file is closed when it is removed.
-    writer: SerializedFileWriter<File>,
+    writer: SerializedFileWriter<Hashed<File>>,
     staged: Staged,
     options: WriteOptions,
     compression: Compression,
@@ -51,7 +51,7 @@ impl FileWriter {
             .map_err(|e| Error::usage(e.to_string(), "zstd has the levels 1 to 22; 3 is the default"))?;
         let compression = Compression::ZSTD(level);
         let schema = parquet_schema(options).map_err(|e| failed(&staged, e))?;
-        let writer = SerializedFileWriter::new(file, schema, Arc::new(properties(options, compression)))
+        let writer = SerializedFileWriter::new(Hashed::new(file), schema, Arc::new(properties(options, compression)))
             .map_err(|e| failed(&staged, e))?;
         let lists = options.optional.lists().map(|_| Chunk::default()).collect();
         // Readers count the ids of a column in a row group with 32 bits.
@@ -139,9 +139,10 @@ impl FileWriter {
         }
         let row_groups = self.writer.flushed_row_groups().len();
         self.writer.finish().map_err(|e| failed(&self.staged, e))?;
-        self.writer.inner().sync_all().map_err(self.staged.error("write"))?;
+        self.writer.inner().file.sync_all().map_err(self.staged.error("write"))?;
         let bytes = self.writer.bytes_written() as u64;
-        Ok(FinishedFile { staged: self.staged, rows: self.rows, ids: self.ids, bytes, row_groups })
+        let hash = self.writer.inner().hash();
+        Ok(FinishedFile { staged: self.staged, rows: self.rows, ids: self.ids, bytes, hash, row_groups })
     }
 }
 
@@ -243,10 +244,10 @@ fn cell_type<T>(name: &str, nullable: bool, cell: &Cell<T>) -> ParquetResult<Typ
     Ok(Arc::new(builder.with_repetition(repetition(nullable)).build()?))
 }
 
-type RowGroup<'a> = SerializedRowGroupWriter<'a, File>;
+type RowGroup<'a> = SerializedRowGroupWriter<'a, Hashed<File>>;
 
 fn write_row_group(
-    writer: &mut SerializedFileWriter<File>,
+    writer: &mut SerializedFileWriter<Hashed<File>>,
     columns: impl Iterator<Item = &'static Column>,
     lists: &mut [Chunk],
     meta: &[RowMeta],

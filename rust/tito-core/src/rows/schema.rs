@@ -4,7 +4,7 @@
 use super::{LossSpan, RowCall, RowMeta, Text};
 use serde_json::{Value, json};
 
-/// Version of the schema, stored as `tito.schema`.
+/// Version of the schema, stored as `tito.schema_version`.
 pub const VERSION: u32 = 1;
 
 /// A value of one item (a row, a span, a call): its type, where it is found (`None` is null) and where a reader puts it.
@@ -162,6 +162,7 @@ const CALL: &[Field<RowCall>] = &[
     field("end", cell!(Int32, must end)),
     nullable_field("turn", cell!(Int32, may turn)),
     nullable_field("call_id", cell!(Text, may call_id)),
+    field("file", cell!(Text, must file)),
     field("record", cell!(Int64, must record)),
     field("hash", cell!(Hash, must hash)),
 ];
@@ -206,7 +207,11 @@ pub static COLUMNS: &[Column] = &[
 /// Columns that are there when asked for, behind the others, in this order.
 pub static OPTIONAL: &[Column] = &[
     must("loss_mask", Kind::List(List::LossMask), "1 where loss falls, as long as input_ids + output_ids"),
-    must("loss_weights", Kind::List(List::LossWeights), "weight of each position, as long as input_ids + output_ids"),
+    must(
+        "loss_weights",
+        Kind::List(List::LossWeights),
+        "weight of each position, the row's times the span's, as long as input_ids + output_ids",
+    ),
     must("labels", Kind::List(List::Labels), "input_ids + output_ids, -100 where no loss falls"),
     may(
         "output_logprobs",

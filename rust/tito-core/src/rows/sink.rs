@@ -1,7 +1,8 @@
 //! Where a run's rows go: one file or numbered shards, parquet or JSON lines, named all together at the end.
 
 use super::encode::{EncodedBatch, Format, WriteOptions};
-use super::staged::FinishedFile;
+use super::naming::name_all;
+use super::staged::{FinishedFile, Staged};
 use super::{jsonl, parquet};
 use crate::error::{Error, Result};
 use std::fs;
@@ -19,7 +20,7 @@ pub struct Sink {
 
 enum Open {
     Parquet(Box<parquet::FileWriter>),
-    Jsonl(jsonl::FileWriter),
+    Jsonl(Box<jsonl::FileWriter>),
 }
 
 impl Sink {
@@ -82,7 +83,7 @@ impl Open {
     fn create(path: &Path, options: &WriteOptions) -> Result<Self> {
         Ok(match options.format {
             Format::Parquet => Self::Parquet(Box::new(parquet::FileWriter::create(path, options)?)),
-            Format::Jsonl => Self::Jsonl(jsonl::FileWriter::create(path, options)?),
+            Format::Jsonl => Self::Jsonl(Box::new(jsonl::FileWriter::create(path, options)?)),
         })
     }
 
@@ -171,23 +172,18 @@ impl Finished {
         self.files.iter().map(|f| f.bytes).sum()
     }
 
-    /// Gives all files their names, and says which. When one is refused, those named before are removed again: half a
-    /// set of shards looks like a whole one.
+    /// Gives all files their names, or none, and says which.
     ///
     /// # Errors
     /// `Io` when the system refuses a rename.
     pub fn commit(self) -> Result<Vec<PathBuf>> {
-        let mut named: Vec<PathBuf> = Vec::new();
-        for file in self.files {
-            let path = file.path().to_owned();
-            if let Err(error) = file.commit() {
-                for path in &named {
-                    let _ = fs::remove_file(path);
-                }
-                return Err(error);
-            }
-            named.push(path);
-        }
-        Ok(named)
+        let names = self.files.iter().map(|file| file.path().to_owned()).collect();
+        name_all(self.into_staged())?;
+        Ok(names)
+    }
+
+    /// The files, to be named with others.
+    pub(crate) fn into_staged(self) -> Vec<Staged> {
+        self.files.into_iter().map(|file| file.staged).collect()
     }
 }

@@ -1,9 +1,12 @@
 //! Files that get their name when they are finished, and leave nothing behind when they are not.
 
+use super::naming::name_all;
 use crate::error::{Error, Result};
 use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use twox_hash::xxhash3_128;
 
 /// A file under a hidden temporary name beside its final one. Dropping it removes it.
 #[derive(Debug)]
@@ -52,20 +55,45 @@ impl Staged {
         Error::io(action, self.target.display().to_string())
     }
 
-    /// Gives the file its name, replacing what had it.
-    pub(crate) fn commit(self) -> Result<()> {
-        fs::rename(&self.temporary, &self.target).map_err(self.error("rename"))?;
-        // The bytes were synced before. Some file systems cannot sync a folder, and the file is whole either way.
-        let folder = self.target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let _ = File::open(folder).and_then(|folder| folder.sync_all());
-        Ok(())
+    /// Gives the file its name, in place of what has it.
+    pub(super) fn rename(&self) -> Result<()> {
+        fs::rename(&self.temporary, &self.target).map_err(self.error("rename"))
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // After a commit the temporary name is gone and this finds nothing.
+        // Once the file has its name this finds nothing.
         let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// A file that is hashed while it is written: to read it again would cost more.
+pub(super) struct Hashed<W> {
+    pub(super) file: W,
+    hash: xxhash3_128::Hasher,
+}
+
+impl<W> Hashed<W> {
+    pub(super) fn new(file: W) -> Self {
+        Self { file, hash: xxhash3_128::Hasher::new() }
+    }
+
+    /// `xxh3-128:` and 32 hex digits, of all that was written.
+    pub(super) fn hash(&self) -> String {
+        format!("xxh3-128:{:032x}", self.hash.finish_128())
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(buffer)?;
+        self.hash.write(&buffer[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -79,6 +107,8 @@ pub struct FinishedFile {
     pub ids: u64,
     /// Its size.
     pub bytes: u64,
+    /// `xxh3-128:` and 32 hex digits, of its bytes.
+    pub hash: String,
     /// Row groups (0 for JSON lines).
     pub row_groups: usize,
 }
@@ -95,6 +125,6 @@ impl FinishedFile {
     /// # Errors
     /// `Io` when the system refuses the rename.
     pub fn commit(self) -> Result<()> {
-        self.staged.commit()
+        name_all(vec![self.staged])
     }
 }

@@ -2,7 +2,7 @@
 
 use super::account::{Account, Failure, Found};
 use super::names::{Names, last};
-use super::stated::Group;
+use super::stated::{Group, OtherName};
 use crate::convert::{Progress, Side, Sighted, Watch};
 use crate::error::{Error, Result};
 use crate::rows::compare::{Difference, differences, take};
@@ -34,7 +34,7 @@ struct One {
     meta: RowMeta,
     /// The row itself, while few are listed.
     whole: Option<Batch>,
-    other_name: Option<String>,
+    other_name: Option<OtherName>,
     /// Of its file, where a run has two.
     side: Option<String>,
     call_seen: bool,
@@ -62,7 +62,7 @@ impl<'n> Look<'n> {
     pub(super) fn read(
         group: &Group,
         names: &'n Names,
-        left: Vec<(u64, Option<String>)>,
+        left: Vec<(u64, Option<OtherName>)>,
         list: usize,
         progress: &Progress,
     ) -> Result<Self> {
@@ -118,14 +118,8 @@ impl<'n> Look<'n> {
         account.not_looked_at(self.left - rows.len());
         for one in rows {
             let mut differences = one.nearest.unwrap_or_default();
-            if let Some(name) = one.other_name {
-                differences = vec![Difference {
-                    column: "capture_file",
-                    position: None,
-                    field: None,
-                    stated: one.meta.capture_file.to_string().into(),
-                    derived: name.into(),
-                }];
+            if let Some(other) = one.other_name {
+                differences = vec![other_file(&one.meta, other.call, &other.name)];
             }
             let found = match (one.row_seen, one.call_seen) {
                 (true, _) if one.whole.is_some() && differences.is_empty() => Found::TooOften,
@@ -147,6 +141,18 @@ impl<'n> Look<'n> {
     }
 }
 
+/// That a row names another file than the captures do: its own, or a call's.
+fn other_file(meta: &RowMeta, call: Option<usize>, derived: &str) -> Difference {
+    let of_call = call.and_then(|at| meta.calls.as_deref()?.get(at));
+    Difference {
+        column: if of_call.is_some() { "calls" } else { "capture_file" },
+        position: of_call.and(call),
+        field: of_call.map(|_| "file"),
+        stated: of_call.map_or(&meta.capture_file, |call| &call.file).to_string().into(),
+        derived: derived.into(),
+    }
+}
+
 impl Watch for Look<'_> {
     fn saw(&self, call: &Sighted<'_>) {
         let record = i64::try_from(call.call.record).unwrap_or_default();
@@ -160,13 +166,13 @@ impl Watch for Look<'_> {
                 let Some(whole) = &one.whole else { return };
                 let mut found = differences((whole, 0), (rows, at), self.optional);
                 if !self.names.mean_one(&one.meta.capture_file, &meta.capture_file) {
-                    found.push(Difference {
-                        column: "capture_file",
-                        position: None,
-                        field: None,
-                        stated: one.meta.capture_file.to_string().into(),
-                        derived: meta.capture_file.to_string().into(),
-                    });
+                    found.push(other_file(&one.meta, None, &meta.capture_file));
+                }
+                let calls = |meta: &RowMeta| meta.calls.clone().unwrap_or_default();
+                let mut files =
+                    calls(&one.meta).into_iter().zip(calls(meta)).map(|(a, b)| (a.file, b.file)).enumerate();
+                if let Some((at, (_, read))) = files.find(|(_, (stated, read))| !self.names.mean_one(stated, read)) {
+                    found.push(other_file(&one.meta, Some(at), &read));
                 }
                 if let Some(here) = one.side.as_deref().filter(|here| *here != side.name()) {
                     found.push(Difference {

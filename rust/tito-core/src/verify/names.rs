@@ -2,6 +2,7 @@
 //! has inside the folder that was named (the file's name alone where the file itself was named), or as the stated name
 //! has if that are fewer. `.gz` and `.zst` at the end do not count, and `-` (standard input) goes with any.
 
+use crate::rows::Text;
 use std::path::{Component, Path};
 
 /// What the user named.
@@ -14,6 +15,11 @@ impl Names {
     pub(super) fn new(captures: &[String]) -> Self {
         let folders = captures.iter().filter(|name| Path::new(name).is_dir());
         Self { folders: folders.map(|name| format!("{}/", name.trim_end_matches('/'))).collect() }
+    }
+
+    /// Whether the names that a row states mean the files that were read under these.
+    pub(super) fn all_mean_one(&self, stated: &[Text], read: &[Text]) -> bool {
+        together(stated, read).all(|(stated, read)| self.mean_one(stated, read))
     }
 
     /// Whether a name in a rows file means the file that was read under `read`.
@@ -34,6 +40,12 @@ impl Names {
             }
         }
     }
+}
+
+/// The names of two rows of as many calls, side by side; where all are one it stands there once.
+pub(super) fn together<'t>(stated: &'t [Text], read: &'t [Text]) -> impl Iterator<Item = (&'t Text, &'t Text)> {
+    let at = |list: &'t [Text], at: usize| list.get(at).or(list.last());
+    (0..stated.len().max(read.len())).filter_map(move |n| at(stated, n).zip(at(read, n)))
 }
 
 /// A file's own name.

@@ -1,12 +1,12 @@
 //! What rows files state, as one digest a row, and the rows that captures give striking it out.
 
 use super::account::Account;
-use super::names::Names;
+use super::names::{Names, together};
 use crate::convert::{Counts, Options, Progress, Side, Sighted, Watch};
 use crate::error::{Error, Place, Result};
 use crate::ids::Profile;
 use crate::rows::schema::VERSION;
-use crate::rows::{Batch, OptionalColumns, Reader, Text, compare, told};
+use crate::rows::{Batch, OptionalColumns, Reader, RowMeta, Text, compare, told};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -122,10 +122,43 @@ fn check(file: &str, told: &BTreeMap<String, String>, optional: OptionalColumns)
 struct Entry {
     digest: u128,
     row: u32,
-    /// The capture's name as the row states it.
-    name: u32,
-    /// The file whose row struck this one out, counted from 1.
+    /// The captures' names as the row states them.
+    names: u32,
+    /// Those of the row that struck this one out, counted from 1.
     read: u32,
+}
+
+/// The names that rows state, each list of them once and by number.
+#[derive(Debug, Default)]
+struct Known {
+    lists: Vec<Vec<Text>>,
+    numbers: HashMap<Vec<Text>, u32>,
+}
+
+impl Known {
+    fn number(&mut self, meta: &RowMeta) -> u32 {
+        let list: Vec<Text> = compare::files(meta).cloned().collect();
+        match self.numbers.get(&list) {
+            Some(number) => *number,
+            None => {
+                let number = self.lists.len() as u32;
+                self.lists.push(list.clone());
+                self.numbers.insert(list, number);
+                number
+            }
+        }
+    }
+
+    fn list(&self, number: u32) -> &[Text] {
+        &self.lists[number as usize]
+    }
+}
+
+/// A name that is another in the rest of its file: of `capture_file`, or of that call's file.
+#[derive(Debug)]
+pub(super) struct OtherName {
+    pub(super) call: Option<usize>,
+    pub(super) name: String,
 }
 
 /// See the module.
@@ -136,7 +169,7 @@ pub(super) struct Stated<'n> {
     /// First row of each file, and the end of the last.
     starts: Vec<u64>,
     sides: Vec<Option<String>>,
-    capture_names: Vec<Text>,
+    stated: Known,
     struck: Mutex<Struck>,
 }
 
@@ -144,8 +177,7 @@ pub(super) struct Stated<'n> {
 struct Struck {
     /// By digest.
     entries: Vec<Entry>,
-    read: Vec<Text>,
-    by_name: HashMap<Text, u32>,
+    read: Known,
     /// Rows that the captures give and no rows file holds.
     not_here: u64,
 }
@@ -162,7 +194,7 @@ impl<'n> Stated<'n> {
     /// Reads all rows.
     pub(super) fn read(group: &Group, names: &'n Names, progress: &Progress) -> Result<Self> {
         let (mut entries, mut starts) = (Vec::new(), vec![0]);
-        let (mut capture_names, mut by_name) = (Vec::new(), HashMap::<Text, u32>::new());
+        let mut stated = Known::default();
         for (file, reader) in group.readers() {
             let mut reader = reader?;
             let first = starts[file];
@@ -171,15 +203,11 @@ impl<'n> Stated<'n> {
                     return Err(Error::Cancelled);
                 }
                 for (row, meta) in batch.meta.iter().enumerate() {
-                    let name = *by_name.entry(meta.capture_file.clone()).or_insert_with(|| {
-                        capture_names.push(meta.capture_file.clone());
-                        capture_names.len() as u32 - 1
-                    });
                     let row_number = u32::try_from(entries.len()).map_err(|_| {
                         Error::usage("more than 4,294,967,295 rows at once", "verify some of the files at a time")
                     })?;
                     let digest = compare::digest(&batch, row, group.optional);
-                    entries.push(Entry { digest, row: row_number, name, read: 0 });
+                    entries.push(Entry { digest, row: row_number, names: stated.number(meta), read: 0 });
                 }
             }
             starts.push(first + reader.rows());
@@ -187,28 +215,29 @@ impl<'n> Stated<'n> {
         entries.sort_unstable_by_key(|entry| (entry.digest, entry.row));
         let struck = Mutex::new(Struck { entries, ..Struck::default() });
         let (optional, sides) = (group.optional, group.sides.clone());
-        Ok(Self { names, optional, starts, sides, capture_names, struck })
+        Ok(Self { names, optional, starts, sides, stated, struck })
     }
 
     /// Enters what was found in the account; gives the numbers of the rows that are left, in order, with those whose
     /// capture goes by another name in the rest of their file.
-    pub(super) fn settle(self, group: &Group, account: &mut Account, counts: &Counts) -> Vec<(u64, Option<String>)> {
+    pub(super) fn settle(self, group: &Group, account: &mut Account, counts: &Counts) -> Vec<(u64, Option<OtherName>)> {
         let struck = self.struck.into_inner().unwrap_or_else(PoisonError::into_inner);
         let file_of = |row: u32| file_of(&self.starts, row);
+        let pairs = |entry: &Entry| together(self.stated.list(entry.names), struck.read.list(entry.read - 1));
         // One run gives a file one name. Where rows of one file disagree, the name that was read or most rows state counts.
-        let mut stated: HashMap<(usize, u32), BTreeMap<u32, u64>> = HashMap::new();
+        let mut stated: HashMap<(usize, &Text), BTreeMap<&Text, u64>> = HashMap::new();
         for entry in struck.entries.iter().filter(|entry| entry.read > 0) {
-            *stated.entry((file_of(entry.row), entry.read)).or_default().entry(entry.name).or_default() += 1;
+            for (name, read) in pairs(entry) {
+                *stated.entry((file_of(entry.row), read)).or_default().entry(name).or_default() += 1;
+            }
         }
-        let mut right: HashMap<(usize, u32), u32> = HashMap::new();
+        let mut right: HashMap<(usize, &Text), &Text> = HashMap::new();
         for ((file, read), names) in stated {
-            let as_read = |name: &u32| *self.capture_names[*name as usize] == *struck.read[read as usize - 1];
-            let best = names.keys().copied().find(as_read);
             let most =
                 names.iter().max_by_key(|(name, rows)| (**rows, std::cmp::Reverse(**name))).map(|(name, _)| *name);
-            let Some(best) = best.or(most) else { continue };
-            if !as_read(&best) {
-                account.moved(&self.capture_names[best as usize], &struck.read[read as usize - 1]);
+            let Some(best) = names.get_key_value(read).map(|(name, _)| *name).or(most) else { continue };
+            if best != read {
+                account.moved(best, read);
             }
             right.insert((file, read), best);
         }
@@ -216,13 +245,20 @@ impl<'n> Stated<'n> {
         let mut verified = vec![0; group.files.len()];
         for entry in &struck.entries {
             let file = file_of(entry.row);
-            match right.get(&(file, entry.read)) {
-                Some(name) if *name == entry.name => verified[file] += 1,
-                Some(name) => left.push((u64::from(entry.row), Some(self.capture_names[*name as usize].to_string()))),
-                None => left.push((u64::from(entry.row), None)),
+            if entry.read == 0 {
+                left.push((u64::from(entry.row), None));
+                continue;
+            }
+            let mut wrong = pairs(entry).enumerate().filter_map(|(at, (name, read))| {
+                let best = right.get(&(file, read)).filter(|best| **best != name)?;
+                Some(OtherName { call: at.checked_sub(1), name: best.to_string() })
+            });
+            match wrong.next() {
+                None => verified[file] += 1,
+                other => left.push((u64::from(entry.row), other)),
             }
         }
-        left.sort_unstable();
+        left.sort_unstable_by_key(|(row, _)| *row);
         for (file, verified) in verified.into_iter().enumerate() {
             account.file(&group.files[file], self.starts[file + 1] - self.starts[file], verified);
         }
@@ -238,22 +274,19 @@ impl Watch for Stated<'_> {
     fn made(&self, rows: &Batch, side: Side) -> Result<()> {
         let digests: Vec<u128> = (0..rows.meta.len()).map(|row| compare::digest(rows, row, self.optional)).collect();
         let mut struck = lock(&self.struck);
-        let Struck { entries, read, by_name, not_here } = &mut *struck;
+        let Struck { entries, read, not_here } = &mut *struck;
         for (meta, digest) in rows.meta.iter().zip(digests) {
-            let file = *by_name.entry(meta.capture_file.clone()).or_insert_with(|| {
-                read.push(meta.capture_file.clone());
-                read.len() as u32
-            });
+            let number = read.number(meta);
             let first = entries.partition_point(|entry| entry.digest < digest);
             let same = entries[first..].iter_mut().take_while(|entry| entry.digest == digest);
             let mut open = same.filter(|entry| entry.read == 0);
             let named = |entry: &&mut Entry| {
                 let here = self.sides[file_of(&self.starts, entry.row)].as_deref();
                 here.is_none_or(|here| here == side.name())
-                    && self.names.mean_one(&self.capture_names[entry.name as usize], &meta.capture_file)
+                    && self.names.all_mean_one(self.stated.list(entry.names), read.list(number))
             };
             match open.find(named) {
-                Some(entry) => entry.read = file,
+                Some(entry) => entry.read = number + 1,
                 None => *not_here += 1,
             }
         }

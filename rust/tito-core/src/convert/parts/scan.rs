@@ -137,8 +137,9 @@ pub fn scan(options: &Options, found: bool, progress: &Progress) -> Result<(Inpu
     progress.total.store(sources.total_bytes(), Ordering::Relaxed);
     let nobody = Identities::new(options.profile.as_ref())?;
     let (sources, scanning) = (Mutex::new(sources), Mutex::<Scanning>::default());
-    let gates = Gates::default();
-    on_threads(workers(options)?, &gates, || {
+    let workers = workers(options)?;
+    let gates = Gates::<()>::new(workers);
+    on_threads(workers, &gates, || {
         let mut unit = Unit::default();
         loop {
             if progress.cancelled.load(Ordering::Relaxed) {

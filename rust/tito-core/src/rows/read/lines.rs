@@ -1,6 +1,7 @@
 //! JSON lines. Lists of ids are read straight into the batch; a nested object `metadata` is read as if it were flat.
 
 use super::super::schema::{Cell, Column, Kind, List, OptionalColumns, Structs};
+use super::super::staged::Hashed;
 use super::super::{Batch, Ragged, RowMeta};
 use super::{BATCH_IDS, BATCH_ROWS, BROKEN, NOT_OURS, columns_there, empty};
 use crate::error::{Error, Place, Result};
@@ -9,7 +10,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Seek};
+use std::io::{self, BufRead, BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 /// See the module.
@@ -274,8 +275,9 @@ fn unhex(text: &str) -> Option<[u8; 16]> {
     Some(number.to_be_bytes())
 }
 
-/// What the manifest beside JSON lines says of them; nothing when none names the file.
-pub(super) fn manifest(rows: &Path) -> Result<BTreeMap<String, String>> {
+/// What the manifest beside JSON lines says of them, and the size and hash that it was written with; nothing when none
+/// names the file.
+pub(super) fn manifest(rows: &Path) -> Result<(BTreeMap<String, String>, Option<Written>)> {
     let name = rows.file_name().unwrap_or_default().to_string_lossy();
     let folder = rows.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut manifests: Vec<PathBuf> = fs::read_dir(folder)
@@ -323,7 +325,28 @@ pub(super) fn manifest(rows: &Path) -> Result<BTreeMap<String, String>> {
             tell("tito.tokenizer_hash", &profile["tokenizer_hash"]);
             tell("tito.template_hash", &profile["template_hash"]);
         }
-        return Ok(told);
+        let written = output["bytes"].as_u64().zip(output["hash"].as_str());
+        return Ok((told, written.map(|(bytes, hash)| Written { bytes, hash: hash.to_owned() })));
     }
-    Ok(BTreeMap::new())
+    Ok((BTreeMap::new(), None))
+}
+
+/// What a manifest tells of a file as a whole.
+pub(super) struct Written {
+    bytes: u64,
+    hash: String,
+}
+
+impl Written {
+    /// Whether a file is that, byte for byte.
+    pub(super) fn is(&self, rows: &Path) -> Result<bool> {
+        let failed = || Error::io("read", rows.to_string_lossy());
+        let mut file = File::open(rows).map_err(failed())?;
+        if file.metadata().map_err(failed())?.len() != self.bytes {
+            return Ok(false);
+        }
+        let mut hashed = Hashed::new(io::sink());
+        io::copy(&mut file, &mut hashed).map_err(failed())?;
+        Ok(hashed.hash() == self.hash)
+    }
 }

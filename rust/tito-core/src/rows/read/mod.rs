@@ -12,7 +12,7 @@ use crate::error::{Error, Place, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Ids near which a batch ends.
 const BATCH_IDS: usize = 1 << 20;
@@ -30,6 +30,9 @@ pub struct Reader {
     optional: OptionalColumns,
     rows: u64,
     inner: Inner,
+    path: PathBuf,
+    /// Of JSON lines that a manifest names.
+    written: Option<lines::Written>,
 }
 
 enum Inner {
@@ -47,17 +50,31 @@ impl Reader {
         let mut magic = Vec::with_capacity(4);
         let file = File::open(path).map_err(Error::io("read", name.clone()))?;
         (&file).take(4).read_to_end(&mut magic).map_err(Error::io("read", name.clone()))?;
-        let (metadata, optional, inner) = if magic == *b"PAR1" {
+        let (metadata, written, optional, inner) = if magic == *b"PAR1" {
             let (pages, metadata) = pages::Pages::open(file, name)?;
-            (metadata, pages.optional(), Inner::Pages(pages))
+            (metadata, None, pages.optional(), Inner::Pages(pages))
         } else {
             let lines = lines::Lines::open(file, name)?;
-            (lines::manifest(path)?, lines.optional(), Inner::Lines(lines))
+            let (metadata, written) = lines::manifest(path)?;
+            (metadata, written, lines.optional(), Inner::Lines(lines))
         };
-        Ok(Self { metadata, optional, rows: 0, inner })
+        Ok(Self { metadata, optional, rows: 0, inner, path: path.to_owned(), written })
     }
 
-    /// What the file says of itself: its keys `tito.*`; of JSON lines, what the manifest beside them says.
+    /// Whether what [`Self::metadata`] says is of this file: JSON lines do not hold it, and another file may stand where
+    /// the one stood that their manifest was written with. Reads them whole.
+    ///
+    /// # Errors
+    /// `Io` for a file that cannot be read.
+    pub fn is_told_of(&self) -> Result<bool> {
+        match (&self.inner, &self.written) {
+            (Inner::Pages(_), _) => Ok(true),
+            (Inner::Lines(_), None) => Ok(false),
+            (Inner::Lines(_), Some(written)) => written.is(&self.path),
+        }
+    }
+
+    /// What the file says of itself: its keys `tito.*`; of JSON lines, what the manifest says that names them.
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
