@@ -235,7 +235,13 @@ def test_verl_s_dataset_class(made):
     assert first["position_ids"].tolist() == list(range(len(row["labels"])))
     assert all(v.dtype == torch.int64 for v in first.values())
     assert int(first["loss_mask"][0]) == 0
-    with pytest.raises(tito.UsageError, match="pad_mode right"):
+    both = TitoVerlDataset([str(made["copies"]), str(made["plain"])])
+    assert len(both) == 15 + 8
+    assert both[15]["input_ids"].tolist() == TitoSFTDataset(made["plain"])[0]["input_ids"].tolist()
+    assert len(TitoVerlDataset(str(made["copies"]), max_samples=5)) == 5
+    with pytest.raises(tito.DataError, match="more than max_length 13; 1 of 8 rows are longer"):
+        TitoVerlDataset(str(made["copies"]), config={"max_length": 13})
+    with pytest.raises(tito.UsageError, match=r"data\.pad_mode=right: verl's loss reads another mask there"):
         TitoVerlDataset(str(made["copies"]), config={"pad_mode": "right"})
     with pytest.raises(tito.UsageError, match="weigh their tokens differently"):
         TitoVerlDataset(str(made["tokens"]))
