@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tito.adapter.lora import LoraAdapter
+from tito.files import staged
 from tito.train.base import Base, Targets
 from tito.train.check_after import check_adapter, check_export_keys, check_heldout, check_probe, check_reload
 from tito.train.check_model import Canary, check_base_loss, check_canary, check_isolation, check_targets
 from tito.train.config import TrainConfig
 from tito.train.dataset import TitoSFTDataset
-from tito.train.export import replace_folder, save_adapter, to_served
+from tito.train.export import save_adapter, to_served
 from tito.train.findings import Finding
 from tito.train.loss import plain_head
 from tito.train.plan import Plan
@@ -268,13 +269,10 @@ class Work:
         config, model = self._config, trainer.accelerator.unwrap_model(trainer.model)
         if self._targets is None:
             folder = Path(config.output) / "model"
-            temporary = folder.with_name(f".{folder.name}.tmp")
-            trainer.save_model(str(temporary))
-            if self._run.first:
-                (temporary / "training_args.bin").unlink(missing_ok=True)
-                if folder.exists():
-                    shutil.rmtree(folder)
-                replace_folder(temporary, folder)
+            # Every rank gives its pieces, the first one writes.
+            with staged(folder, replace_folder=True) if self._run.first else nullcontext(folder) as place:
+                trainer.save_model(str(place))
+                (place / "training_args.bin").unlink(missing_ok=True)
         else:
             folder = Path(config.output) / "adapter"
             tensors = adapter_tensors(model)
