@@ -13,7 +13,7 @@ TORCH = ("check_after", "check_model", "collate", "export", "loss", "rhythm", "s
 collect_ignore = []
 if find_spec("torch") is None:
     collect_ignore += [f"python/tito/train/{name}.py" for name in TORCH]
-    collect_ignore += [f"tests/train/{name}.py" for name in ("sharded", "stopping", "tiny")]
+    collect_ignore += [f"tests/train/{name}.py" for name in ("sharded", "stopping", "trained")]
 
 CAPTURES = Path(__file__).parent / "tests" / "captures"
 

@@ -10,13 +10,14 @@ import pytest
 import tito
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import record
+from tiny_models import save_model
 from tito.cli import main
 from tito.train import TitoSFTDataset, TrainConfig, train
 from tito.train.base import find_targets, read_base
 from tito.train.check_after import check_adapter, check_export_keys, check_heldout
 from tito.train.check_rows import check_fingerprint, check_memory
 from tito.train.memory import estimate
+from trained import record
 
 
 def go(models, data, output, *more, base="qwen3", dry_run=False):
@@ -91,13 +92,7 @@ def test_fingerprint_a_padded_embedding_is_the_same_tokenizer(rows, tmp_path):
 
 
 def _padded(folder):
-    import made_tokenizers
-    from tiny import DENSE
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    made_tokenizers.save_qwen(folder / "padded", "qwen3", made_tokenizers.template("qwen3"))
-    Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=1, vocab_size=152064, **DENSE)).save_pretrained(folder / "padded")
-    return folder / "padded"
+    return save_model(folder / "padded", width=32, rows=152064)
 
 
 def test_fingerprint_another_template_is_shown_and_goes_on(models, rows, tmp_path):

@@ -6,7 +6,6 @@ import pyarrow.parquet as pq
 import pytest
 import tito
 import torch
-from tiny import by_hand
 from tito.train import TitoCollator, TitoSFTDataset, TrainConfig
 from tito.train.base import find_targets, read_base
 from tito.train.findings import Findings
@@ -15,6 +14,7 @@ from tito.train.plan import make_plan
 from tito.train.record import Record
 from tito.train.run import Run
 from tito.train.work import Work
+from trained import by_hand
 from transformers import AutoModelForCausalLM
 
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import tito
 from safetensors.torch import load_file
-from tiny import record
 from tito.train import TrainConfig, train
+from trained import record
 
 HERE = Path(__file__).parent
 
