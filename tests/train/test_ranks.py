@@ -129,7 +129,7 @@ def test_two_ranks_resume_bit_for_bit(models, seven, tmp_path):
 def test_shards_of_two_ranks_are_one_process_and_resume(models, seven, tmp_path):
     """FSDP2: the same losses as DDP on two ranks, the same bits after a stop, and an adapter that is whole."""
     sharded = {"entry": (str(HERE / "sharded.py"),)}
-    more = ["accumulate=1", "lora_dropout=0", "fsdp=true"]
+    more = ["accumulate=1", "lora_dropout=0", "fsdp=true", "probe=sharded:probe"]
     code, said = ranks(models, seven, tmp_path / "straight", *more, **sharded)
     assert code == 0, said
     one = alone(models, seven, tmp_path / "one", "accumulate=2", "lora_dropout=0")
