@@ -204,6 +204,8 @@ def test_plain_pytorch_and_trl_take_the_same_dataset(models, made, tmp_path):
         TitoSFTDataset(made["tokens"]).to_datasets()
 
 
+# TRL itself uses the name that transformers 5.23 warns of.
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 def test_the_trl_trainer_trains_on_exactly_these_labels(models, made, tmp_path):
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer

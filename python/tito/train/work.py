@@ -81,6 +81,9 @@ def settings(config: TrainConfig, plan: Plan) -> Any:
             "state_dict_type": "FULL_STATE_DICT",
         },
     }
+    # transformers renamed it between 5.19 and 5.23, and warns of the older name.
+    renamed = "activation_checkpointing" in SFTConfig.__dataclass_fields__
+    checkpointing = "activation_checkpointing" if renamed else "gradient_checkpointing"
     return SFTConfig(
         output_dir=str(Path(config.output) / "checkpoints"),
         per_device_train_batch_size=config.batch,
@@ -99,8 +102,8 @@ def settings(config: TrainConfig, plan: Plan) -> Any:
         adam_epsilon=1e-8,
         bf16=config.bf16,
         fp16=False,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        **{checkpointing: config.gradient_checkpointing},
+        **({f"{checkpointing}_kwargs": {"use_reentrant": False}} if config.gradient_checkpointing else {}),
         use_cpu=config.device == "cpu",
         seed=config.seed,
         data_seed=config.seed if config.data_seed is None else config.data_seed,
