@@ -29,7 +29,8 @@ def config(family: str, *, context: int = 512, width: int = 64, rows: int = 151_
     text = {**small, "vocab_size": 248_320, "num_hidden_layers": 4, "full_attention_interval": 4}
     text |= {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 16}
     text |= {"linear_value_head_dim": 16, "eos_token_id": 248_046, "pad_token_id": 248_044}
-    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": small["hidden_size"]}
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2}
+    vision["out_hidden_size"] = small["hidden_size"]
     return transformers.Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True)
 
 
