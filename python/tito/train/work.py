@@ -164,8 +164,9 @@ class Work:
         before, shown = None, None
         if not config.fsdp:
             # Under FSDP the weights lie in pieces until the trainer has gathered them.
-            run._need(check_canary(trainer, canary, bf16=config.bf16 or dtype == torch.bfloat16))
+            # Before a batch is tried: some models raise at packs, and this says why.
             run._need(check_isolation(trainer, self._data, self._base))
+            run._need(check_canary(trainer, canary, bf16=config.bf16 or dtype == torch.bfloat16))
             run._need(check_base_loss(trainer, self._data, self._base, self._plan.floor))
             if self._held_out is not None:
                 before = trainer.held_out_loss()
