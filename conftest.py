@@ -10,10 +10,10 @@ import pytest
 # They import torch as they load; their examples run where it is.
 TORCH = ("check_after", "check_model", "collate", "export", "loss", "rhythm", "stream", "trainer", "verl", "work")
 
-collect_ignore = ["python/tito/export/verl_dataset.py"]
+collect_ignore = []
 if find_spec("torch") is None:
     collect_ignore += [f"python/tito/train/{name}.py" for name in TORCH]
-    collect_ignore += [f"tests/train/{name}.py" for name in ("sharded", "stopping", "tiny")]
+    collect_ignore += [f"tests/train/{name}.py" for name in ("sharded", "stopping", "trained")]
 
 CAPTURES = Path(__file__).parent / "tests" / "captures"
 

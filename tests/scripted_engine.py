@@ -90,6 +90,8 @@ class ScriptedEngine:
     ledger_file: object = None
     requests: list = field(default_factory=list)
     keep_requests: bool = True
+    idle: float | None = None
+    """After so many seconds without a request a connection is closed."""
     headers: list = field(default_factory=list)
     server: object = None
     number: int = 0
@@ -144,6 +146,7 @@ class _Connection(asyncio.Protocol):
         self.engine = engine
         self.buffer = b""
         self.busy = None
+        self.hang_up = None
 
     def connection_made(self, transport):
         self.transport = transport
@@ -173,11 +176,15 @@ class _Connection(asyncio.Protocol):
             return
         body, self.buffer = rest[:length], rest[length:]
         method, path, _ = lines[0].split(" ", 2)
+        if self.hang_up is not None:
+            self.hang_up.cancel()
         self.busy = asyncio.ensure_future(self._answer(method, path, headers, body))
         self.busy.add_done_callback(self._answered)
 
     def _answered(self, task):
         self.busy = None
+        if self.engine.idle is not None:
+            self.hang_up = asyncio.get_running_loop().call_later(self.engine.idle, self.transport.close)
         if not task.cancelled() and task.exception() is not None:
             self.transport.abort()
             raise task.exception()

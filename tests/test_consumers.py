@@ -171,7 +171,8 @@ def test_llamafactory_reads_the_rows(tmp_path, rows):
     assert set(os.listdir(tmp_path)) - {"cache"} == {"folder", "folder.manifest.json", "rows.parquet"}
 
 
-def test_verl_trains_on_the_rows(tmp_path, rows):
+@pytest.mark.parametrize("exported", [True, False])
+def test_verl_trains_on_the_rows(tmp_path, rows, exported):
     """Through verl's own loader, collator and loss: what it sums is the loss of the ids with loss, and no other."""
     import torch
     from tensordict import TensorDict
@@ -179,8 +180,10 @@ def test_verl_trains_on_the_rows(tmp_path, rows):
     from verl.utils.import_utils import load_extern_object
     from verl.workers.utils.losses import sft_loss
 
-    made = load_extern_object("pkg://tito.export.verl_dataset", "RowsDataset")
+    made = load_extern_object("pkg://tito.train.verl", "TitoVerlDataset")
     path = export(tmp_path, rows, "verl", "o.parquet")
+    if not exported:
+        path = str(tmp_path / "rows.parquet")
     config = {"max_length": 64, "pad_mode": "no_padding"}
     data = made(parquet_files=[path], tokenizer=None, config=config, processor=None, max_samples=-1)
     wanted = expected(rows)
@@ -202,18 +205,6 @@ def test_verl_trains_on_the_rows(tmp_path, rows):
     loss, _ = sft_loss(config=None, model_output={"log_probs": log_probs}, data=of_batch, dp_group=None)
     by_hand = sum(label for _, labels in wanted for label in labels if label != -100) / count
     assert loss.item() == pytest.approx(by_hand)
-
-
-def test_what_the_verl_class_refuses(tmp_path):
-    from tito.export.verl_dataset import RowsDataset
-
-    path = export(tmp_path, some_rows(False), "verl", "o.parquet")
-    with pytest.raises(tito.DataError, match=r"it is longer than data\.max_length=30"):
-        RowsDataset(path, config={"max_length": 30})
-    with pytest.raises(tito.UsageError, match=r"data\.pad_mode=right: not offered"):
-        RowsDataset(path, config={"pad_mode": "right"})
-    assert len(RowsDataset([path, path], config={"max_length": 64})) == 46
-    assert len(RowsDataset(path, config={"max_length": 64}, max_samples=5)) == 5
 
 
 def test_tinker_takes_the_rows(tmp_path, rows):

@@ -19,9 +19,9 @@ import anthropic
 import openai
 import pytest
 import tito
-from made_tokenizers import save_qwen, template
 from records import TOOLS, client, ids_of, lines
 from scripted_engine import ScriptedEngine
+from tiny_models import save_model_by
 from tokenizers import Tokenizer
 
 pytestmark = pytest.mark.engine
@@ -44,12 +44,8 @@ def program(name):
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A folder with random weights beside the real tokenizer and template."""
-    vllm = program("TITO_VLLM")
-    folder = save_qwen(tmp_path_factory.mktemp("model") / "tiny-qwen3", "qwen3", template("qwen3"))
-    # The engine's Python has torch, and this one the ranks of the tokenizer.
-    maker = [Path(__file__).with_name("tiny_models.py"), folder, "--no-tokenizer", "--dtype", "bfloat16"]
-    subprocess.run([Path(vllm).with_name("python"), *maker], check=True, capture_output=True)
-    return folder
+    python = Path(program("TITO_VLLM")).with_name("python")
+    return save_model_by(python, tmp_path_factory.mktemp("model") / "tiny-qwen3", context=4096)
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import subprocess
 from pathlib import Path
 
 import adapters
-import made_tokenizers
 import pytest
 from test_parsers import FORMS
+from tiny_models import save_model_by
 from tito.adapter import BaseModel, LoraAdapter
 from tito.cli import main
 from tito.errors import UsageError
@@ -24,12 +24,6 @@ from tito.serve.swap import load, unload
 pytestmark = pytest.mark.engine
 
 FLAGS = ["--enforce-eager", "--max-num-seqs", "4", "--max-num-batched-tokens", "256", "--max-loras", "2"]
-MAKE = """
-import pathlib, sys
-sys.path.insert(0, sys.argv[1])
-import tiny_models
-tiny_models.save_model(pathlib.Path(sys.argv[2]), tokenizer=False)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +33,7 @@ def vllm():
 
 @pytest.fixture(scope="module")
 def model(vllm, tmp_path_factory):
-    """Weights by the engine's own torch; the tokenizer by this Python, which has its ranks."""
-    folder = tmp_path_factory.mktemp("m") / "tiny"
-    tests = str(Path(__file__).parent)
-    made = subprocess.run(
-        [str(vllm.with_name("python")), "-c", MAKE, tests, str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
-    config = (folder / "config.json").read_text()
-    made_tokenizers.save_qwen(folder, "qwen3", made_tokenizers.template("qwen3"))
-    (folder / "config.json").write_text(config)
-    return folder
+    return save_model_by(vllm.with_name("python"), tmp_path_factory.mktemp("m") / "tiny", context=512)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 """`tito record` as people call it."""
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from records import TOOL, lines
@@ -153,6 +155,26 @@ def test_a_preflight_says_what_an_engine_loses():
     assert "--reasoning-parser" in found["thinking"]["advice"]
     code, found = preflight(ScriptedEngine(script={"reply": "", "think": "all of it"}))
     assert found["thinking"]["found"] == "the reply ended, and all of it counts as thinking"
+
+
+def test_an_engine_that_hangs_up_while_its_tokenizer_is_read(tmp_path, monkeypatch):
+    """Reading a tokenizer holds up the loop, which does not see that the engine closed the idle connection."""
+    from tito.capture.record import preflight
+    from tito.capture.record.options import Options, Upstream
+
+    find = preflight.find_engine
+
+    async def slow(client, options):
+        found = await find(client, options)
+        time.sleep(0.5)
+        return found
+
+    monkeypatch.setattr(preflight, "find_engine", slow)
+    monkeypatch.setattr(preflight, "KEPT_SECONDS", 0.1)
+    with ScriptedEngine(idle=0.2).serving() as upstream:
+        options = Options(upstream=Upstream.parse(upstream), out=tmp_path)
+        found = {one.what: one for one in asyncio.run(preflight.preflight(options))}
+    assert found["whole reply"].state == "ok", found["whole reply"].found
 
 
 def test_the_preflight_is_readable():

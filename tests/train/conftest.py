@@ -25,10 +25,12 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """Folders of tiny models: `qwen3` (dense), `qwen35` (hybrid, in its wrapper with a vision tower)."""
-    from tiny import save_qwen3, save_qwen35
+    import tiny_models
 
     folder = tmp_path_factory.mktemp("models")
-    return {"qwen3": save_qwen3(folder / "qwen3"), "qwen35": save_qwen35(folder / "qwen35")}
+    small = {"width": 32, "context": 4096, "size": 0.16}
+    families = {"qwen3": "qwen3", "qwen35": "qwen3.5"}
+    return {name: tiny_models.save_model(folder / name, family, **small) for name, family in families.items()}
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,15 @@ import pytest
 import tito
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import record
+from tiny_models import save_model
 from tito.cli import main
 from tito.train import TitoSFTDataset, TrainConfig, train
 from tito.train.base import find_targets, read_base
 from tito.train.check_after import check_adapter, check_export_keys, check_heldout
 from tito.train.check_rows import check_fingerprint, check_memory
 from tito.train.memory import estimate
+from trained import record
+from transformers import AutoModelForCausalLM
 
 
 def go(models, data, output, *more, base="qwen3", dry_run=False):
@@ -91,13 +93,7 @@ def test_fingerprint_a_padded_embedding_is_the_same_tokenizer(rows, tmp_path):
 
 
 def _padded(folder):
-    import made_tokenizers
-    from tiny import DENSE
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    made_tokenizers.save_qwen(folder / "padded", "qwen3", made_tokenizers.template("qwen3"))
-    Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=1, vocab_size=152064, **DENSE)).save_pretrained(folder / "padded")
-    return folder / "padded"
+    return save_model(folder / "padded", width=32, rows=152064)
 
 
 def test_fingerprint_another_template_is_shown_and_goes_on(models, rows, tmp_path):
@@ -383,10 +379,16 @@ def test_heldout_that_got_worse(models, rows, tmp_path):
     assert check_heldout(2.0, 2.1).ok is False
     assert check_heldout(2.0, 1.9).ok is True
     assert check_heldout(None, None).ok is None
-    random = np.random.default_rng(0).integers(0, 150000, (6, 40)).tolist()
-    val = file(tmp_path / "val.parquet", input_ids=[r[:5] for r in random], output_ids=[r[5:] for r in random])
+    # Judged by what the base likes best, trained on something else.
+    prompt = list(range(1, 9))
+    base = AutoModelForCausalLM.from_pretrained(models["qwen3"])
+    likeliest = base.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False)[0, len(prompt) :].tolist()
+    train_on, judge_on = (
+        file(tmp_path / f"{name}.parquet", input_ids=[prompt] * 4, output_ids=[output] * 4)
+        for name, output in (("train", [1000] * 8), ("val", likeliest))
+    )
     with pytest.raises(tito.DataError, match=r"check heldout: held-out loss .*, of the base") as error:
-        go(models, rows["qwen3"], tmp_path / "out", f"val={val}", "lr=0.1", "warmup=0", "metric=last")
+        go(models, train_on, tmp_path / "out", f"val={judge_on}", "lr=1e-2", "warmup=0", "metric=last")
     refused(error, "heldout")
 
 

@@ -6,7 +6,6 @@ import pyarrow.parquet as pq
 import pytest
 import tito
 import torch
-from tiny import by_hand
 from tito.train import TitoCollator, TitoSFTDataset, TrainConfig
 from tito.train.base import find_targets, read_base
 from tito.train.findings import Findings
@@ -15,6 +14,7 @@ from tito.train.plan import make_plan
 from tito.train.record import Record
 from tito.train.run import Run
 from tito.train.work import Work
+from trained import by_hand
 from transformers import AutoModelForCausalLM
 
 
@@ -204,6 +204,8 @@ def test_plain_pytorch_and_trl_take_the_same_dataset(models, made, tmp_path):
         TitoSFTDataset(made["tokens"]).to_datasets()
 
 
+# TRL itself uses the name that transformers 5.23 warns of.
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 def test_the_trl_trainer_trains_on_exactly_these_labels(models, made, tmp_path):
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
@@ -235,7 +237,13 @@ def test_verl_s_dataset_class(made):
     assert first["position_ids"].tolist() == list(range(len(row["labels"])))
     assert all(v.dtype == torch.int64 for v in first.values())
     assert int(first["loss_mask"][0]) == 0
-    with pytest.raises(tito.UsageError, match="pad_mode right"):
+    both = TitoVerlDataset([str(made["copies"]), str(made["plain"])])
+    assert len(both) == 15 + 8
+    assert both[15]["input_ids"].tolist() == TitoSFTDataset(made["plain"])[0]["input_ids"].tolist()
+    assert len(TitoVerlDataset(str(made["copies"]), max_samples=5)) == 5
+    with pytest.raises(tito.DataError, match="more than max_length 13; 1 of 8 rows are longer"):
+        TitoVerlDataset(str(made["copies"]), config={"max_length": 13})
+    with pytest.raises(tito.UsageError, match=r"data\.pad_mode=right: verl's loss reads another mask there"):
         TitoVerlDataset(str(made["copies"]), config={"pad_mode": "right"})
     with pytest.raises(tito.UsageError, match="weigh their tokens differently"):
         TitoVerlDataset(str(made["tokens"]))

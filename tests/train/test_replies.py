@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 import tito
 import torch
-from tiny import record
 from tito.cli import main
 from tito.probe.prompts import read_prompts
 from tito.train import TrainConfig, train
 from tito.train.replies import greedy
+from trained import record
 from transformers import AutoModelForCausalLM
 
 QUICK = ["accumulate=2", "max_steps=4", "lora_rank=4", "lr=0.05", "warmup=0", "probe_n=2", "probe_tokens=6"]

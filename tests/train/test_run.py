@@ -8,9 +8,10 @@ import tito
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny import record, save_qwen3
+from tiny_models import save_model
 from tito.cli import main
 from tito.train import TrainConfig, train
+from trained import record
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 QUICK = ["accumulate=2", "max_steps=3", "lora_rank=4"]
@@ -176,7 +177,7 @@ def test_a_dry_run_plans_and_writes_nothing(models, rows, tmp_path, capsys):
 
 def test_qlora_trains_over_four_bits(models, rows, tmp_path):
     # Blocks of 64 weights want rows of at least as many.
-    base = {"wide": save_qwen3(tmp_path / "wide", hidden_size=64, intermediate_size=64, head_dim=32)}
+    base = {"wide": save_model(tmp_path / "wide", context=4096, size=0.16)}
     given = ["tune=qlora", "max_steps=2", "lr=1e-2", "warmup=0"]
     found, _ = run(base, rows, tmp_path / "out", *given, base="wide")
     assert found["state"] == "done"

@@ -8,8 +8,8 @@ import pytest
 import tito
 import torch
 from safetensors.torch import load_file
-from tiny import record
 from tito.cli import main
+from trained import record
 
 CAPTURE = Path(__file__).parents[1] / "captures" / "smollm2-chat.jsonl"
 

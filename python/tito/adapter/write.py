@@ -15,6 +15,7 @@ from tito.adapter.keys import Keys, rename, wanted_keys
 from tito.adapter.lora import CONFIG, WEIGHTS, LoraAdapter
 from tito.adapter.tensors import Part, write_tensors
 from tito.errors import UsageError, WorldError, with_hint
+from tito.files import staged
 
 __all__ = ["ORIGIN", "export", "new_folder", "write_adapter"]
 
@@ -78,15 +79,11 @@ def write_adapter(
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A folder under another name beside `output`, which gets that name at the end; nothing is left after an error."""
+    """A folder that gets the name `output` at the end; nothing is left after an error."""
     if output.exists():
         raise with_hint(UsageError(f"{output}: there already"), "name a folder that is not there")
     if not output.resolve().parent.is_dir():
         raise with_hint(WorldError(f"{output.parent}: no such folder"), "make it first")
-    made = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    made.mkdir()
-    try:
-        yield made
-        made.rename(output)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    with staged(output) as place:
+        place.mkdir()
+        yield place

@@ -18,7 +18,8 @@ from tito.errors import DataError, UsageError, with_hint
 from tito.exchanges import Exchange, Exchanges, read_exchanges
 from tito.export.messages import UnfitError, fit_messages, fit_tools, load
 from tito.export.run import Exported, output_path, write_manifest
-from tito.export.write import staged, write_records
+from tito.export.write import write_records
+from tito.files import staged
 from tito.paths import Paths, utf8_paths
 from tito.profile import Profile
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from tito._core import __version__
 from tito.errors import DataError, UsageError, WorldError, with_hint
 from tito.export import Format, find_contract
-from tito.files import file_hash
+from tito.files import file_hash, staged
 from tito.paths import utf8_path
 
 if TYPE_CHECKING:
@@ -150,7 +150,6 @@ def write_export(
     """Does what was planned. `origin` is told in place of the rows file, where that is a temporary one."""
     from tito.export.batches import read_batches
     from tito.export.loss import Chooser
-    from tito.export.write import staged
     from tito.rows import open_rows
 
     contract, options = how.contract, how.options

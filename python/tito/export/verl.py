@@ -12,7 +12,7 @@ from tito.export.contract import Contract, Counts
 
 def _settings(counts: Counts) -> tuple[str, ...]:
     return (
-        "data.custom_cls.path=pkg://tito.export.verl_dataset data.custom_cls.name=RowsDataset",
+        "data.custom_cls.path=pkg://tito.train.verl data.custom_cls.name=TitoVerlDataset",
         f"data.pad_mode=no_padding; data.max_length and data.max_token_len_per_gpu: {counts.longest} or more",
         "the loader drops the last partial batch",
     )
@@ -20,7 +20,7 @@ def _settings(counts: Counts) -> tuple[str, ...]:
 
 CONTRACT = Contract(
     name="verl",
-    about="verl SFT, by tito.export.verl_dataset",
+    about="verl SFT, by tito.train.verl",
     weights="none",
     suffixes=(".parquet",),
     loses=("weights", "provenance", "logprobs"),

@@ -1,22 +1,18 @@
-"""Where an export goes: a parquet file, JSON lines or a folder, under a temporary name until all of it is there."""
+"""What an export is written as: a parquet file, JSON lines or a folder of datasets."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tito.errors import TitoError, WorldError, with_hint
+from tito.errors import WorldError, with_hint
 
-__all__ = ["staged", "write_folder", "write_lines", "write_parquet", "write_records"]
+__all__ = ["write_folder", "write_lines", "write_parquet", "write_records"]
 
 # Columns that hold few different values are a fraction of a byte each as a dictionary; ids are larger as one.
 _FEW_VALUES = ("loss_mask", "attention_mask")
@@ -25,33 +21,6 @@ _FEW_VALUES = ("loss_mask", "attention_mask")
 _ROWS_AT_A_TIME = 16
 
 Table = Mapping[str, pa.Array]
-
-
-@contextmanager
-def staged(path: Path) -> Iterator[Path]:
-    """A hidden place beside `path` to write to; what stands there at the end gets the name, after an error nothing."""
-    try:
-        hidden = Path(tempfile.mkdtemp(prefix=".tito-export-", dir=path.parent))
-    except OSError as error:
-        raise with_hint(WorldError(f"{path}: cannot write: {error.strerror}"), "check the output's folder") from None
-    try:
-        place = hidden / path.name
-        yield place
-        if place.is_file():
-            with place.open("rb") as file:
-                os.fsync(file.fileno())
-        place.replace(path)
-    except TitoError:
-        raise
-    except OSError as error:
-        if error.filename and not str(error.filename).startswith(str(hidden)):
-            # About a file that is read.
-            raise
-        said = os.strerror(error.errno) if error.errno else str(error)
-        hint = "free some space or write elsewhere; nothing was left under the final name"
-        raise with_hint(WorldError(f"{path}: cannot write: {said}"), hint) from None
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def write_parquet(tables: Iterator[Table], schema: pa.Schema, place: Path) -> None:

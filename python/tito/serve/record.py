@@ -76,10 +76,7 @@ class Serving:
         """Writes the record whole or not at all; a folder gets a `serving.json` in it."""
         target = Path(path)
         target = target / NAME if target.is_dir() else target
-        try:
-            write_whole(target, self.to_json())
-        except FileNotFoundError:
-            raise with_hint(WorldError(f"{target.parent}: no such folder"), "make it first") from None
+        write_whole(target, self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Serving:

@@ -7,8 +7,6 @@ and do nothing, so the adapter of such a model is written with the wrapper's nam
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from tito.adapter.keys import rename
+from tito.files import staged
 from tito.train.base import Base
 from tito.train.config import TrainConfig
 
@@ -37,13 +36,11 @@ def to_live(key: str, base: Base) -> str:
 def save_adapter(
     model: Any, tensors: Mapping[str, torch.Tensor], folder: Path, base: Base, config: TrainConfig
 ) -> None:
-    """Writes the folder whole: it gets its name when everything stands in it."""
+    """Writes the folder whole, in place of an older one."""
     from safetensors.torch import save_file
 
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with staged(folder, replace_folder=True) as place:
+        place.mkdir()
         peft = model.peft_config["default"]
         told = peft.to_dict()
         told |= {"base_model_name_or_path": config.base_name or config.base, "inference_mode": True}
@@ -51,18 +48,6 @@ def save_adapter(
         told["task_type"] = "CAUSAL_LM"
         told = {key: sorted(value) if isinstance(value, set) else value for key, value in told.items()}
         text = json.dumps(told, indent=2, sort_keys=True, default=str)
-        (temporary / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+        (place / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
         served = {to_served(key, base): value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(served, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-        replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Gives a finished folder its name, in place of an older one."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        save_file(served, place / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -1,7 +1,8 @@
 """Rows as verl's own dataset class: `data.custom_cls.path=pkg://tito.train.verl data.custom_cls.name=TitoVerlDataset`.
 
-verl shifts `loss_mask` itself and divides by its sum, knows no weights but 0 and 1, and pads in its own loader: so rows
-are repeated by weight, every row has a loss token and none has one at position 0.
+Takes what `tito convert` wrote, with or without `--format verl`. verl shifts `loss_mask` itself and divides by its sum,
+knows no weights but 0 and 1, and pads in its own loader: so rows are repeated by weight, every row has a loss token and
+none has one at position 0.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class TitoVerlDataset(Dataset[dict[str, torch.Tensor]]):  # type: ignore[misc]
     """One file of rows, or several that belong together, for verl's SFT trainer.
 
     An item is `input_ids`, `position_ids` and `loss_mask`, int64 [length], unshifted. `config` is verl's `data`
-    section: `max_length` (rows over it are an error), `pad_mode` (only `no_padding`). The tokenizer is not used.
+    section: `max_length`, `pad_mode` (only `no_padding`). The tokenizer is not used. Raises `UsageError` for another
+    `pad_mode` and for weights that differ inside a row, `DataError` for rows over `max_length` (verl would cut them).
     """
 
     def __init__(
@@ -35,12 +37,15 @@ class TitoVerlDataset(Dataset[dict[str, torch.Tensor]]):  # type: ignore[misc]
     ) -> None:
         settings = config or {}
         if (mode := settings.get("pad_mode", "no_padding")) != "no_padding":
-            raise with_hint(UsageError(f"pad_mode {mode}: verl's loss reads another mask there"), "take no_padding")
+            raise with_hint(
+                UsageError(f"data.pad_mode={mode}: verl's loss reads another mask there"),
+                "set data.pad_mode=no_padding",
+            )
         files = [parquet_files] if isinstance(parquet_files, str) else list(parquet_files)
         weights = settings.get("tito_weights", "repeat")
         self._parts = [TitoSFTDataset(file, weights=weights, max_length=settings.get("max_length")) for file in files]
         total = sum(map(len, self._parts))
-        self._length = total if max_samples in (None, -1) else min(int(max_samples or 0), total)
+        self._length = total if max_samples is None or max_samples < 0 else min(max_samples, total)
         if uneven := sum(int((~part.survey.even).sum()) for part in self._parts):
             raise with_hint(
                 UsageError(f"{uneven} rows weigh their tokens differently, and verl's loss knows only 0 and 1"),

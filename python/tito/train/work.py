@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tito.adapter.lora import LoraAdapter
+from tito.files import staged
 from tito.train.base import Base, Targets
 from tito.train.check_after import check_adapter, check_export_keys, check_heldout, check_probe, check_reload
 from tito.train.check_model import Canary, check_base_loss, check_canary, check_isolation, check_targets
 from tito.train.config import TrainConfig
 from tito.train.dataset import TitoSFTDataset
-from tito.train.export import replace_folder, save_adapter, to_served
+from tito.train.export import save_adapter, to_served
 from tito.train.findings import Finding
 from tito.train.loss import plain_head
 from tito.train.plan import Plan
@@ -80,6 +81,9 @@ def settings(config: TrainConfig, plan: Plan) -> Any:
             "state_dict_type": "FULL_STATE_DICT",
         },
     }
+    # transformers renamed it between 5.19 and 5.23, and warns of the older name.
+    renamed = "activation_checkpointing" in SFTConfig.__dataclass_fields__
+    checkpointing = "activation_checkpointing" if renamed else "gradient_checkpointing"
     return SFTConfig(
         output_dir=str(Path(config.output) / "checkpoints"),
         per_device_train_batch_size=config.batch,
@@ -98,8 +102,8 @@ def settings(config: TrainConfig, plan: Plan) -> Any:
         adam_epsilon=1e-8,
         bf16=config.bf16,
         fp16=False,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        **{checkpointing: config.gradient_checkpointing},
+        **({f"{checkpointing}_kwargs": {"use_reentrant": False}} if config.gradient_checkpointing else {}),
         use_cpu=config.device == "cpu",
         seed=config.seed,
         data_seed=config.seed if config.data_seed is None else config.data_seed,
@@ -160,8 +164,9 @@ class Work:
         before, shown = None, None
         if not config.fsdp:
             # Under FSDP the weights lie in pieces until the trainer has gathered them.
-            run._need(check_canary(trainer, canary, bf16=config.bf16 or dtype == torch.bfloat16))
+            # Before a batch is tried: some models raise at packs, and this says why.
             run._need(check_isolation(trainer, self._data, self._base))
+            run._need(check_canary(trainer, canary, bf16=config.bf16 or dtype == torch.bfloat16))
             run._need(check_base_loss(trainer, self._data, self._base, self._plan.floor))
             if self._held_out is not None:
                 before = trainer.held_out_loss()
@@ -268,13 +273,10 @@ class Work:
         config, model = self._config, trainer.accelerator.unwrap_model(trainer.model)
         if self._targets is None:
             folder = Path(config.output) / "model"
-            temporary = folder.with_name(f".{folder.name}.tmp")
-            trainer.save_model(str(temporary))
-            if self._run.first:
-                (temporary / "training_args.bin").unlink(missing_ok=True)
-                if folder.exists():
-                    shutil.rmtree(folder)
-                replace_folder(temporary, folder)
+            # Every rank gives its pieces, the first one writes.
+            with staged(folder, replace_folder=True) if self._run.first else nullcontext(folder) as place:
+                trainer.save_model(str(place))
+                (place / "training_args.bin").unlink(missing_ok=True)
         else:
             folder = Path(config.output) / "adapter"
             tensors = adapter_tensors(model)

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from tito._core import __version__
 from tito.capture.record.call import Dialect, Exchange, OpenAI, sent_headers
-from tito.capture.record.engine import Engine, find_engine
+from tito.capture.record.engine import KEPT_SECONDS, Engine, find_engine
 from tito.capture.record.errors import CallError
 from tito.capture.record.log import Log, NotWrittenError
 from tito.capture.record.options import Options
@@ -62,8 +62,7 @@ class Recorder:
         """
         options = self.options
         self.client = aiohttp.ClientSession(
-            # Shorter than what servers keep idle connections for: one that is closed under a request fails a call.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=options.idle_seconds),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),

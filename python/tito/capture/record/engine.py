@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
     from tito.capture.record.options import Options
 
-__all__ = ["Engine", "find_engine", "overflows"]
+__all__ = ["KEPT_SECONDS", "Engine", "find_engine", "overflows"]
+
+KEPT_SECONDS = 4.0
+"""For how long an idle connection to an engine is used again. Servers close theirs after 5 s or more, and one that is
+closed under a request fails the call."""
 
 # SGLang refuses `return_token_ids` for streams of chat and puts the ids into a last chunk of their own instead.
 _SGLANG_STREAM = [("return_input_ids_in_sglext", "true"), ("return_output_ids_in_sglext", "true")]

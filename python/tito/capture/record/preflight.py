@@ -10,7 +10,7 @@ import aiohttp
 
 from tito._core import EventStream, Reply
 from tito.capture.record.call import check
-from tito.capture.record.engine import Engine, find_engine, overflows
+from tito.capture.record.engine import KEPT_SECONDS, Engine, find_engine, overflows
 from tito.capture.record.errors import CallError
 from tito.errors import DataError, WorldError, with_hint
 
@@ -54,7 +54,8 @@ async def preflight(options: Options, model: str | None = None) -> list[Finding]
     `WorldError` when nobody is there.
     """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=options.idle_seconds)
-    async with aiohttp.ClientSession(timeout=timeout, headers=options.headers) as client:
+    connector = aiohttp.TCPConnector(keepalive_timeout=KEPT_SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=options.headers) as client:
         engine = await find_engine(client, options)
         if not engine.models:
             hint = "start the engine, or see whether the URL is its base URL"
