@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 # They import torch as they load; their examples run where it is.
-TORCH = ("check_after", "check_model", "collate", "export", "loss", "rhythm", "stream", "trainer", "verl", "work")
+TORCH = (
+    "check_after",
+    "check_model",
+    "collate",
+    "export",
+    "loss",
+    "replies",
+    "rhythm",
+    "stream",
+    "trainer",
+    "verl",
+    "work",
+)
 
 collect_ignore = []
 if find_spec("torch") is None:
