@@ -101,7 +101,7 @@ def test_literals_of_python_are_read(tmp_path):
     assert dump.exists()
 
 
-@pytest.mark.parametrize("reward", [True, False, "1", None, 1e39, float("inf")])
+@pytest.mark.parametrize("reward", [True, False, None, 1e39, float("inf")])
 def test_a_reward_that_is_no_number_is_none(tmp_path, reward):
     dump = dumps.write(tmp_path / "d.jsonl", dumps.line(0, reward=reward))
     assert runs.convert(dump, tmp_path / "o.parquet").rows[0]["reward"] is None

@@ -411,8 +411,8 @@ def test_over_long_sequences_are_written_one_a_row(merge):
     most = len(grown([9707, END])) + 2
     assert len(merge(*lines, max_length=most, overlong="drop").rows) == 1
     run = merge(*lines, max_length=most - 1, overlong="trim-prompt")
-    # The second one loses its oldest turn.
-    trimmed = [*grown([9707, END])[len(USER) :], 9708, END]
+    # The second one loses its oldest question and the answer to it.
+    trimmed = [*grown(), 9708, END]
     assert told(run) == [([*grown(), 9707, END], {"a": [9707, END]}), (trimmed, {"b": [9708, END]})]
     assert run.counts["merge"]["fell_back_overlong"] == 2
     run = merge(*lines, max_length=most - 1, overlong="drop")

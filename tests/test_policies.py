@@ -17,7 +17,7 @@ def test_policies_are_the_core_s():
     policies = json.loads(tito.Policies().to_json())
     assert policies == {name: defaults[name] for name in policies}
     elsewhere = {"inputs", "output", "from", "profile", "tokenizer", "prove_think", "workers", "expect_rows", "jsonl"}
-    elsewhere |= {"shard_bytes", "shard_tokens"}
+    elsewhere |= {"shard_bytes", "shard_tokens", "called", "part"}
     assert set(defaults) - set(policies) == elsewhere
 
 

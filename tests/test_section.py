@@ -388,7 +388,7 @@ def test_with_other_policies_it_goes_together(tmp_path, qwen35):
     prompted = conversation(qwen35, f"{DEFAULT}\n\n{SECTION}")
     default = conversation(qwen35, DEFAULT)
     for think in ("strip", "strip-all", "mask"):
-        options = {"think": think, "tail": "no-think", "unterminated": "keep"}
+        options = {"think": think, "tail": "captured" if think == "mask" else "no-think", "unterminated": "keep"}
         with_it = cut(tmp_path, qwen35, prompted, **options).rows
         path = dump(tmp_path / "d.jsonl", default)
         without_it = runs.convert(path, tmp_path / "p.jsonl", jsonl=True, profile=qwen35.profile, **options).rows

@@ -333,6 +333,8 @@ pub(super) fn is_of_field(fault: &Fault) -> bool {
 fn whole(value: &Scalar<'_>) -> Option<Option<i32>> {
     match value {
         Scalar::Missing => None,
+        // What pandas writes for nothing.
+        Scalar::Number(number) if number.is_nan() => None,
         Scalar::Text(text) => Some(text.trim().parse().ok()),
         value => Some(value.int()),
     }
