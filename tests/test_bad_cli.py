@@ -1,5 +1,6 @@
 """Bad input through the command line: exit code, message, place, hint, and nothing else on either stream."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import dumps
 import pytest
 import runs
 import tito as package
+from tito.cli import main
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(Path(package.__file__).parents[1])}
 TITO = [sys.executable, "-c", "import sys; from tito.cli import main; sys.exit(main())"]
@@ -244,6 +246,19 @@ def test_a_full_disk_is_named(folder):
 def test_a_profile_that_cannot_be_written_is_named(folder, name, message, hint):
     done = tito(folder, "profile", "qwen3", "-o", name)
     assert done == (3, "", f"error: {message}\nhint: {hint}\n")
+
+
+def test_a_profile_on_a_full_disk_is_named(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    code = main(["profile", "qwen3", "-o", str(tmp_path / "p.json"), "--quiet"])
+    said = (
+        f"error: {tmp_path}/p.json: cannot write: No space left on device\nhint: free some space or write elsewhere\n"
+    )
+    assert (code, *capsys.readouterr()) == (3, "", said)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reader_that_goes_away_is_no_error(folder):

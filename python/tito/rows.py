@@ -450,12 +450,9 @@ def _is_parquet(file: str) -> bool:
 
 
 def _is_ours(file: str) -> bool:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        schema = pq.read_schema(file)
-    except pa.ArrowInvalid:
+        schema = open_parquet(file).schema_arrow
+    except DataError:
         return False
     return b"tito.schema_version" in (schema.metadata or {}) or all(name in schema.names for name in _NEEDED)
 

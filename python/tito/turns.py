@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tito import _core
 from tito.calls import Call, Policies, Row
@@ -14,6 +14,10 @@ from tito.errors import UsageError, with_hint
 from tito.paths import utf8_path
 from tito.profile import Profile
 from tito.profile.find import find_profile
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["expand_turns", "merge_calls"]
 
