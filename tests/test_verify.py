@@ -89,7 +89,8 @@ def other(value, kind, dice):
     if pa.types.is_string(kind):
         return dice.choice(("", "x", "solver", value + "x")) if value is not None else "x"
     if pa.types.is_floating(kind):
-        return (value or 0) + dice.choice((0.5, -1, 2))
+        # What is no number stays none, whatever is added.
+        return (0 if value is None or value != value else value) + dice.choice((0.5, -1, 2))
     return 1 - value if kind == pa.int8() else (value or 0) + dice.choice((1, -1, 1000))
 
 
