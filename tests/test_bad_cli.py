@@ -17,6 +17,7 @@ ENVIRONMENT = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(Path(package.__
 TITO = [sys.executable, "-c", "import sys; from tito.cli import main; sys.exit(main())"]
 MEND = "mend the capture, or leave bad calls out, counted, with --bad skip"
 FORMATS = "known formats: cooperbench, calls, native, response; --from FORMAT forces one"
+FREE = "free some space or write elsewhere; nothing was left under the final name"
 LISTS = "`tito convert --help` lists the arguments and ends in an example"
 RULE = (
     "a rule is SELECTOR:WEIGHT, like 0-2:12, last:3 or agent=agent1&0-2:2 "
@@ -240,7 +241,7 @@ def test_a_full_disk_is_named(folder):
     ("name", "message", "hint"),
     [
         ("no/p.json", "no: no such folder", "make it first"),
-        ("good.jsonl/p.json", "good.jsonl/p.json: cannot write: Not a directory", "check path and permissions"),
+        ("good.jsonl/p.json", "good.jsonl/p.json: cannot write: Not a directory", "check the output's folder"),
     ],
 )
 def test_a_profile_that_cannot_be_written_is_named(folder, name, message, hint):
@@ -254,9 +255,7 @@ def test_a_profile_on_a_full_disk_is_named(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(Path, "write_text", full)
     code = main(["profile", "qwen3", "-o", str(tmp_path / "p.json"), "--quiet"])
-    said = (
-        f"error: {tmp_path}/p.json: cannot write: No space left on device\nhint: free some space or write elsewhere\n"
-    )
+    said = f"error: {tmp_path}/p.json: cannot write: No space left on device\nhint: {FREE}\n"
     assert (code, *capsys.readouterr()) == (3, "", said)
     assert list(tmp_path.iterdir()) == []
 
