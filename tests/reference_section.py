@@ -25,6 +25,18 @@ def without(text, section):
     return made, count
 
 
+def inside_word(text, section):
+    """Whether a word goes on before or behind the section; scripts from U+2E80 on put no space between words."""
+
+    def joins(at):
+        return all(
+            c < "\u2e80" and (c.isalnum() or c == "_") for c in (text[at - 1 : at] or " ", text[at : at + 1] or " ")
+        )
+
+    found = re.finditer(f"(?:{re.escape(section)}\\s*)*{re.escape(section)}", text)
+    return any(joins(match.start()) or joins(match.end()) for match in found)
+
+
 def space_at_end(text):
     return text[len(text.rstrip()) :]
 

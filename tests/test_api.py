@@ -217,12 +217,97 @@ def test_facts_of_numpy_are_plain_numbers():
         ({"turn": 1.5}, "call 1: turn: 1.5 is no whole number"),
         ({"attempt": "2"}, "call 1: attempt: '2' is no whole number"),
         ({"reward": "good"}, "call 1: reward: 'good' is no number"),
-        ({"task_id": 1.5}, "call 1: task_id: 1.5 is no whole number"),
+        ({"task_id": 1.5}, "call 1: task_id: 1.5 is no text"),
+        ({"call_id": b"x"}, "call 1: call_id: b'x' is no text"),
+        ({"agent": True}, "call 1: agent: True is no text"),
+        ({"task_id": "\ud800"}, "call 1: task_id: '\\ud800' holds half a character"),
+        ({"annotations": {"a": "\ud800"}}, "call 1: annotations: '\\ud800' holds half a character"),
+        ({"annotations": {"a": {1}}}, "call 1: annotations: {1} is no value of JSON"),
+        ({"annotations": "good"}, "call 1: annotations: 'good' is no mapping"),
+        ({"turn": -1}, "call 1: turn: -1 is no turn"),
+        ({"turn": 2**31}, "call 1: turn: 2147483648 does not fit 32 bits"),
+        ({"attempt": 2**40}, "call 1: attempt: 1099511627776 does not fit 32 bits"),
+        ({"stop_token_ids": 5}, "call 1: stop_token_ids: 5 is no list"),
+        ({"parse_error": "no"}, "call 1: parse_error: 'no' is neither True nor False"),
+        ({"stop_string": 1}, "call 1: stop_string: 1 is neither True nor False"),
+        ({"logprobs": ["a", "b"]}, "call 1: logprobs: not one list of numbers"),
+        ({"logprobs": [[1, 2]]}, "call 1: logprobs: 2 dimensions, not 1"),
+        ({"logprobs": 1.0}, "call 1: logprobs: 0 dimensions, not 1"),
+        ({"logprobs": [-1, 1e300]}, "call 1: logprobs: 1e+300 at position 1 does not fit a float32"),
+        ({"logprobs": np.ma.array([0.5, 1], mask=[1, 0])}, "call 1: logprobs: values are masked"),
     ],
 )
 def test_a_fact_of_another_type_is_named(fact, message):
-    with pytest.raises(tito.UsageError, match=re.escape(message)):
+    with pytest.raises(tito.UsageError) as caught:
         tito.expand_turns([calls()[0], dataclasses.replace(calls()[1], **fact)])
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("fact", "other", "message"),
+    [
+        ({"rollout_id": "a"}, {"rollout_id": "b"}, 'rollout_id "a" and "b"'),
+        ({"task_id": "t1"}, {"task_id": "t2"}, 'task_id "t1" and "t2"'),
+        ({"pair_id": "p"}, {"pair_id": ""}, 'pair_id "p" and ""'),
+        ({"agent": "solo"}, {"agent": "x"}, 'agent "solo" and "x"'),
+        ({"attempt": 0}, {"attempt": 1}, "attempt 0 and 1"),
+    ],
+)
+def test_calls_of_two_rollouts_are_refused(fact, other, message):
+    [one, another] = [tito.Call(prompt_ids=[1], output_ids=[n]) for n in (2, 3)]
+    silent = tito.Call(prompt_ids=[1], output_ids=[4])
+    given = [silent, dataclasses.replace(one, **fact), silent, dataclasses.replace(another, **other)]
+    for make in (tito.expand_turns, tito.merge_calls):
+        with pytest.raises(tito.UsageError) as caught:
+            make(given)
+        assert str(caught.value) == f"calls 1 and 3 are not of one rollout: {message}"
+        assert caught.value.hint == "give the calls of one rollout at a time; what is not known of a call may be None"
+        make(given[:3])
+
+
+def test_what_is_no_list_of_calls_is_refused():
+    for given, message in (
+        ([{"prompt_ids": [1]}], "call 0: a dict is no tito.Call"),
+        ([calls()[0], None], "call 1: a NoneType is no tito.Call"),
+        (calls()[0], "calls: a Call is no list of calls"),
+        (7, "calls: a int is no list of calls"),
+    ):
+        for make in (tito.expand_turns, tito.merge_calls):
+            with pytest.raises(tito.UsageError) as caught:
+                make(given)
+            assert (str(caught.value), caught.value.hint) == (message, "give a list of tito.Call")
+    in_turn = tito.merge_calls(call for call in calls())
+    assert [row.input_ids.tolist() for row in in_turn] == [row.input_ids.tolist() for row in tito.merge_calls(calls())]
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"kind": ","}, "kind: ',' names nothing"),
+        ({"kind": ()}, "kind: () names nothing"),
+        ({"columns": " , "}, "columns: ' , ' names nothing"),
+        ({"upweight": [""]}, "upweight: [''] names nothing"),
+        ({"leak_ngram": 0}, "leak_ngram: 0 is not from 1 to 9223372036854775807"),
+        ({"seed": -1}, "seed: -1 is not from 0 to 18446744073709551615"),
+        ({"seed": 2**64}, "seed: 18446744073709551616 is not from 0 to 18446744073709551615"),
+        ({"max_length": 10**20}, "max_length: 100000000000000000000 is not from 0 to 9223372036854775807"),
+        ({"max_length": 1.5}, "max_length: 1.5 is no whole number"),
+        ({"max_length": "8"}, "max_length: '8' is no whole number"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused(policy, message):
+    with pytest.raises(tito.UsageError) as caught:
+        tito.Policies(**policy)
+    assert str(caught.value) == message
+
+
+def test_numbers_that_are_none_are_refused(tmp_path):
+    for option in ("expect_rows", "shard_bytes", "shard_tokens", "workers"):
+        with pytest.raises(tito.UsageError, match=f"^{option}: -1 is not from 0 to 9223372036854775807$"):
+            tito.convert("d.jsonl", tmp_path / "o.parquet", **{option: -1})
+    for option in ("n", "workers"):
+        with pytest.raises(tito.UsageError, match=f"^{option}: 'x' is no whole number$"):
+            tito.verify("o.parquet", "d.jsonl", **{option: "x"})
 
 
 def test_every_fact_of_a_call_is_told():

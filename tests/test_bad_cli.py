@@ -1,5 +1,6 @@
 """Bad input through the command line: exit code, message, place, hint, and nothing else on either stream."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,11 +11,18 @@ import dumps
 import pytest
 import runs
 import tito as package
+from tito.cli import main
 
 ENVIRONMENT = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(Path(package.__file__).parents[1])}
 TITO = [sys.executable, "-c", "import sys; from tito.cli import main; sys.exit(main())"]
 MEND = "mend the capture, or leave bad calls out, counted, with --bad skip"
 FORMATS = "known formats: cooperbench, calls, native, response; --from FORMAT forces one"
+FREE = "free some space or write elsewhere; nothing was left under the final name"
+LISTS = "`tito convert --help` lists the arguments and ends in an example"
+RULE = (
+    "a rule is SELECTOR:WEIGHT, like 0-2:12, last:3 or agent=agent1&0-2:2 "
+    "(keys: agent, kind, task, pair, rollout, status, attempt, reward, tool, match, note:NAME)"
+)
 HELP = "see the report's turns and names with `tito check DUMP`"
 
 
@@ -91,8 +99,52 @@ CASES = {
         ["good", "--upweight", "x"],
         2,
         '--upweight "x": no colon',
-        "a rule is SELECTOR:WEIGHT, like 0-2:12, last:3 or agent=agent1&0-2:2 "
-        "(keys: agent, kind, task, pair, rollout, status, attempt, reward, tool, match, note:NAME)",
+        RULE,
+    ),
+    "weight too small": (
+        ["good", "--upweight", "0:1e-50"],
+        2,
+        '--upweight "0:1e-50": "1e-50" is too small for a float32 and would be 0',
+        RULE,
+    ),
+    "weights too small": (
+        ["good", "--upweight", "0:1e-30,0-1:1e-30"],
+        2,
+        "--upweight: rows could weigh 1e-60, which a float32 does not hold",
+        "use larger weights: only their ratios matter to a trainer",
+    ),
+    "no rule": (["good", "--upweight", ","], 2, "upweight: ',' names nothing", "name one, or leave upweight out"),
+    "no kind": (["good", "--kind", ","], 2, "kind: ',' names nothing", "name one, or leave kind out"),
+    "unknown kind": (
+        ["good", "--kind", "solver,foo"],
+        1,
+        "--kind foo matches no call (calls by kind: solver 2)",
+        "name kinds that are there; a call that states none is a solver's",
+    ),
+    "no column": (["good", "--columns", ","], 2, "columns: ',' names nothing", "name one, or leave columns out"),
+    "no words": (
+        ["good", "--leak-ngram", "0"],
+        2,
+        "argument --leak-ngram: '0' is no whole number of 1 or more",
+        LISTS,
+    ),
+    "too large": (
+        ["good", "--max-length", "99999999999999999999"],
+        2,
+        "argument --max-length: 99999999999999999999 is more than 9223372036854775807",
+        LISTS,
+    ),
+    "too large a seed": (
+        ["good", "--seed", "9223372036854775808"],
+        2,
+        "argument --seed: 9223372036854775808 is more than 9223372036854775807",
+        LISTS,
+    ),
+    "too large a pack": (
+        ["good", "--format", "trl", "--pack", "99999999999999999999"],
+        2,
+        "argument --pack: 99999999999999999999 is more than 9223372036854775807",
+        LISTS,
     ),
     "expected rows": (
         ["good", "--expect-rows", "3"],
@@ -172,6 +224,40 @@ def test_standard_input_and_output(folder):
     done = subprocess.run(command, input=b"hello", capture_output=True, cwd=folder, env=ENVIRONMENT)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode().startswith("error: -: is not JSON\nhint: ")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_is_named(folder):
+    said = "error: standard output: cannot write: No space left on device\nhint: free some space or write elsewhere\n"
+    for unbuffered in ("", "1"):
+        environment = {**ENVIRONMENT, "PYTHONUNBUFFERED": unbuffered}
+        with open("/dev/full", "wb") as full:
+            command = [*TITO, "show", "good.jsonl"]
+            done = subprocess.run(command, cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+        assert (done.returncode, done.stderr) == (3, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("no/p.json", "no: no such folder", "make it first"),
+        ("good.jsonl/p.json", "good.jsonl/p.json: cannot write: Not a directory", "check the output's folder"),
+    ],
+)
+def test_a_profile_that_cannot_be_written_is_named(folder, name, message, hint):
+    done = tito(folder, "profile", "qwen3", "-o", name)
+    assert done == (3, "", f"error: {message}\nhint: {hint}\n")
+
+
+def test_a_profile_on_a_full_disk_is_named(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    code = main(["profile", "qwen3", "-o", str(tmp_path / "p.json"), "--quiet"])
+    said = f"error: {tmp_path}/p.json: cannot write: No space left on device\nhint: {FREE}\n"
+    assert (code, *capsys.readouterr()) == (3, "", said)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reader_that_goes_away_is_no_error(folder):

@@ -181,7 +181,10 @@ def test_what_cannot_be_scanned_is_refused(tmp_path, qwen3):
         "--leak-ignore: that text holds every run of words of --leak-scan",
         "name the default prompt, which does not hold the section",
     )
-    assert refused(leak_scan=SECTION, leak_ngram=0) == ("--leak-ngram 0: a run has words", "leave it out for 8")
+    assert refused(leak_scan=SECTION, leak_ngram=0) == (
+        "leak_ngram: 0 is not from 1 to 9223372036854775807",
+        "choose a number in between",
+    )
 
 
 def test_check_tells_leaks_too(tmp_path, qwen3):

@@ -40,11 +40,31 @@ def test_rows_are_never_cut():
         ([1], 0, "packs of 0 ids hold nothing"),
         ([1], -3, "packs of 0 ids hold nothing"),
         ([1, -1], 8, "lengths: -1 is no length"),
-        ([1.5], 8, "offsets: values of type float64, not whole numbers"),
+        ([1.5], 8, "lengths: values of type float64, not whole numbers"),
     ):
         with pytest.raises(tito.UsageError) as caught:
             tito.plan_packs(lengths, length)
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        ("a", "length: 'a' is no whole number of ids"),
+        (1.5, "length: 1.5 is no whole number of ids"),
+        (True, "length: True is no whole number of ids"),
+        (None, "length: None is no whole number of ids"),
+        (2**31, "length: a pack of 2147483648 ids"),
+        (2**63, "length: a pack of 9223372036854775808 ids"),
+        (-(2**70), "packs of 0 ids hold nothing"),
+    ],
+)
+def test_a_length_that_is_none_is_refused(length, message):
+    for pack in (tito.plan_packs, tito.pack):
+        with pytest.raises(tito.UsageError) as caught:
+            pack([], length)
+        assert str(caught.value) == message
+    assert tito.pack([], np.int64(8)).length == 8
 
 
 def as_row(row):

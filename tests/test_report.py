@@ -257,8 +257,11 @@ def test_turns_that_are_counted_together_are_not_called_one():
     lump = [*turns(50, 40), {"turn": 99, "rows": 50, "weight": 910.0, "weighted_ids": 9.0}]
     report = changed(counts__think__odd=0, counts__turns=lump, policies__upweight=[])
     assert report.warnings()[0] == (
-        "one_sided: turns from 99 on are 91.0 % of the weight; the other turns are hardly trained. Lower --upweight"
+        "one_sided: turns from 99 on are 91.0 % of the weight; the other turns are hardly trained. "
+        "Raise them with --upweight"
     )
+    ruled = changed(counts__think__odd=0, counts__turns=lump, policies__upweight=["first:2"])
+    assert ruled.warnings()[0].endswith("the other turns are hardly trained. Lower --upweight")
 
 
 def test_an_unknown_tokenizer_is_said_not_to_be_looked_at():

@@ -122,8 +122,8 @@ def test_both_ways_of_cutting_happen(tmp_path, qwen3):
     ways = {
         # "pairs.\n\n" is one id behind the period, whatever comes behind it.
         "pure": "You work in pairs.\n\nX\n\nGo.",
-        # Without the section "a" and "b" are one word.
-        "reencoded": "aXb and so on.",
+        # Without the section "(" and ")" are one id.
+        "reencoded": "Call it by (X) and so on.",
     }
     for kind, system in ways.items():
         calls = conversation(qwen3, system.replace("X", "zebra crossing"))
@@ -251,6 +251,10 @@ def test_any_message_is_cut_as_the_twin_cuts_it(tmp_path, qwen3, qwen35):
         "12",
         "\t",
         "()",
+        "(",
+        ")",
+        ".",
+        "--",
         "word",
     ]
     rng = random.Random(5)
@@ -259,8 +263,10 @@ def test_any_message_is_cut_as_the_twin_cuts_it(tmp_path, qwen3, qwen35):
         for n in range(150):
             bodies = []
             for _ in range(rng.randint(1, 3)):
-                body = rng.choices([*parts, section, section], k=rng.randint(1, 8))
-                bodies.append("".join(body))
+                body = "".join(rng.choices([*parts, section, section, f"({section})"], k=rng.randint(1, 8)))
+                while twin.inside_word(body, section):
+                    body = "".join(rng.choices([*parts, section, section, f"({section})"], k=rng.randint(1, 8)))
+                bodies.append(body)
             text = "".join(f"<|im_start|>{rng.choice(['system', 'user', 'tool'])}\n{b}<|im_end|>\n" for b in bodies)
             prompt = engine.ids(f"{text}<|im_start|>user\n{n}<|im_end|>\n<|im_start|>assistant\n")
             calls.append((prompt + ([248068, 198] if engine is qwen35 else []), engine.ids("ok<|im_end|>")))
@@ -358,6 +364,33 @@ def test_without_a_tokenizer_or_a_text_it_is_refused(tmp_path, qwen3):
         tito.convert(path, tmp_path / "o.parquet", policies=Policies(drop_section=" \n"), tokenizer=qwen3.folder)
 
 
+@pytest.mark.parametrize(
+    ("section", "system", "inside"),
+    [
+        ("B", "Be kind.", True),
+        ("kind", "Be unkind.", True),
+        ("Be kind", "Be kind2me.", True),
+        ("zebra", "Say zebrazebra_.", True),
+        ("Be kind", "Be kind.", False),
+        ("zebra", "Say zebrazebra.", False),
+        ("说", "请说话。", False),
+    ],
+)
+def test_a_section_ends_where_words_end(tmp_path, qwen3, section, system, inside):
+    calls = conversation(qwen3, system)
+    assert twin.inside_word(system, section) == inside
+    if not inside:
+        assert cut(tmp_path, qwen3, calls, section=section).counts["section"]["calls_with"] == 3
+        return
+    with pytest.raises(tito.DataError) as caught:
+        cut(tmp_path, qwen3, calls, section=section)
+    assert str(caught.value) == (
+        f"{tmp_path}/d.jsonl: record 1, turn 0: the prompt holds the section with an end inside a word: cutting it "
+        "would leave half of the word (bad calls: section_uncut 3)"
+    )
+    assert caught.value.hint == "mend the capture, or leave bad calls out, counted, with --bad skip"
+
+
 def split_oddly(engine, text):
     """Ids of the text that no tokenizer makes: letter by letter."""
     return [i for letter in text for i in engine.ids(letter)]
@@ -371,15 +404,16 @@ def test_ids_that_the_tokenizer_does_not_make_are_cut_between_ids_or_not_at_all(
     assert run.rows[0]["input_ids"] == head + split_oddly(qwen3, "Be kind.\n\nGo.") + tail
     assert run.counts["section"]["unproven"] == 1
     assert any(w.startswith("section_unproven: 1 messages") for w in tito.report.Report(run.report).warnings())
-    # "(zebra" stands in ids that begin before the section.
-    stuck = head + split_oddly(qwen3, "Be kind.") + qwen3.ids(" zebras") + tail
+    # "()" is an id that begins before the section.
+    stuck = head + split_oddly(qwen3, "Call f") + qwen3.ids("() and") + split_oddly(qwen3, " go.") + tail
+    clean = head + split_oddly(qwen3, "Call f() and go.") + tail
     with pytest.raises(tito.DataError) as caught:
-        cut(tmp_path, qwen3, [(stuck, output)], section="ebra")
+        cut(tmp_path, qwen3, [(stuck, output)], section=") and")
     assert str(caught.value) == (
         f"{tmp_path}/d.jsonl: record 1, turn 0: the prompt holds the section, its edge lies inside an id, and the "
         "tokenizer does not make these ids of the message's text (bad calls: section_uncut 1)"
     )
-    left = cut(tmp_path, qwen3, [(stuck, output)], [(odd, output)], section="ebra", bad="skip")
+    left = cut(tmp_path, qwen3, [(stuck, output)], [(clean, output)], section=") and", bad="skip")
     assert left.counts["skipped"] == {"section_uncut": 1}
 
 

@@ -89,7 +89,8 @@ def other(value, kind, dice):
     if pa.types.is_string(kind):
         return dice.choice(("", "x", "solver", value + "x")) if value is not None else "x"
     if pa.types.is_floating(kind):
-        return (value or 0) + dice.choice((0.5, -1, 2))
+        # What is no number stays none, whatever is added.
+        return (0 if value is None or value != value else value) + dice.choice((0.5, -1, 2))
     return 1 - value if kind == pa.int8() else (value or 0) + dice.choice((1, -1, 1000))
 
 
@@ -470,9 +471,31 @@ def cut_off(folder):
     Path("rows.parquet").write_bytes(data[: len(data) // 2])
 
 
+def added(path, name):
+    table = pq.read_table(path)
+    pq.write_table(table.append_column(pa.field(name, table.schema.field("input_ids").type), table["input_ids"]), path)
+
+
+def lines_of(change):
+    """The rows as JSON lines, under the same name, beside a manifest that was changed."""
+    tito.convert("calls.jsonl", "rows.parquet", policies=MASKED, jsonl=True)
+    manifest = Path("rows.parquet.manifest.json")
+    told = json.loads(manifest.read_text())
+    change(told)
+    manifest.write_text(json.dumps(told))
+
+
+def added_key(folder):
+    lines_of(lambda told: None)
+    lines = Path("rows.parquet").read_text().splitlines(keepends=True)
+    lines[7] = lines[7].replace("{", '{"completion_mask": [1], ', 1)
+    Path("rows.parquet").write_text("".join(lines))
+
+
 OURS = "name files that `tito convert` wrote"
 WRITTEN = "verify files that `tito convert` wrote; JSON lines need their manifest beside them"
 CHANGED = "what the file says of itself (tito.*) was changed after it was written"
+UNSEALED = "what the file says of itself (tito.*) has no checksum: nobody can tell whether it was changed"
 AGAIN = "convert again, or take the file from where it was written"
 POLICIES = json.dumps({**MASKED.to_dict(), "seed": 1})
 BAD = {
@@ -496,6 +519,44 @@ BAD = {
         1,
         "the file does not say which profile its run was given",
         "it is of an older tito: convert again",
+    ),
+    "added column": (
+        lambda _: added("rows.parquet", "completion_mask"),
+        1,
+        "column completion_mask is none that `tito convert` writes",
+        "verify the file as it was written: no column may be left out or added",
+    ),
+    "a column twice": (lambda _: added("rows.parquet", "output_ids"), 1, "two columns are called output_ids", OURS),
+    "added key": (
+        added_key,
+        1,
+        "column completion_mask is none that `tito convert` writes",
+        "verify the file as it was written: no column may be left out or added",
+    ),
+    "no checksum": (lambda _: told("rows.parquet", checksum=None), 1, UNSEALED, AGAIN),
+    "no checksum and other policies": (
+        lambda _: told("rows.parquet", checksum=None, policies=POLICIES),
+        1,
+        UNSEALED,
+        AGAIN,
+    ),
+    "manifest without a checksum": (
+        lambda _: lines_of(lambda told: told["outputs"][0].pop("checksum")),
+        1,
+        UNSEALED,
+        AGAIN,
+    ),
+    "manifest with other policies": (
+        lambda _: lines_of(lambda told: told["policies"].update(seed=1)),
+        1,
+        CHANGED,
+        AGAIN,
+    ),
+    "manifest with another profile": (
+        lambda _: lines_of(lambda told: told["profiles"][0].update(stop_ids=[1])),
+        1,
+        CHANGED,
+        AGAIN,
     ),
     "changed policies": (lambda _: told("rows.parquet", policies=POLICIES), 1, CHANGED, AGAIN),
     "changed counts": (lambda _: told("rows.parquet", counts="{}"), 1, CHANGED, AGAIN),
@@ -583,3 +644,30 @@ def test_any_worker_may_come_first(tmp_path):
     tito.convert(path, tmp_path / "o.parquet", policies=tito.Policies(upweight="0:1.5", upweight_as="copies"))
     for workers in (1, 2, 7):
         assert tito.verify(tmp_path / "o.parquet", path, workers=workers).ok
+
+
+def test_a_manifest_may_be_laid_out_anew(kept):
+    lines_of(lambda told: None)
+    assert tito.verify("rows.parquet", "calls.jsonl").ok
+
+
+def test_files_without_rows_are_of_captures_that_give_none(kept):
+    pq.write_table(pq.read_table("rows.parquet").slice(0, 0), "rows.parquet")
+    found = tito.verify("rows.parquet", "calls.jsonl")
+    assert (found.ok, found.rows, found.missing) == (False, 0, 36)
+    assert tito_verify("rows.parquet", "--captures", "calls.jsonl", "--quiet") == (
+        1,
+        "",
+        "error: there are no rows, and these captures give 36\n"
+        "hint: convert the captures again, or name those that the rows were made of\n",
+    )
+    none = tito.Policies(kind="helper")
+    tito.convert("calls.jsonl", "none.parquet", policies=none, expect_rows=0)
+    found = tito.verify("none.parquet", "calls.jsonl")
+    assert (found.ok, found.rows, found.missing) == (True, 0, 0)
+    # Some rows of a run verify; what is missing is counted.
+    tito.convert("calls.jsonl", "rows.parquet", policies=MASKED)
+    pq.write_table(pq.read_table("rows.parquet").slice(0, 30), "rows.parquet")
+    found = tito.verify("rows.parquet", "calls.jsonl")
+    assert (found.ok, found.rows, found.missing) == (True, 30, 6)
+    assert "not here  6 rows of these captures are in no file named" in found.text()

@@ -311,7 +311,7 @@ def test_selectors(tmp_path, rule, weights):
         tito.Call(
             prompt_ids=dumps.prompt(n),
             output_ids=[9707, 151645],
-            **{k: v for k, v in fact.items() if k != "rollout_id"},
+            **{k: v for k, v in fact.items() if k not in ("rollout_id", "agent")},
         )
         for n, fact in enumerate(facts)
     ]

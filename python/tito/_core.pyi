@@ -42,6 +42,7 @@ __all__ = [
     "expand_turns",
     "find_think",
     "formats_json",
+    "is_sealed",
     "judge_parts",
     "labels",
     "lay_packs",
@@ -327,6 +328,9 @@ class Exchanges:
         Keys: file, record, rollout (a number), rollout_id, task_id, pair_id, agent, status, attempt, reward, call_id,
         kind, turn, last, and as JSON bytes or None messages, tools, model, reply.
         """
+
+def is_sealed(metadata: dict[str, str]) -> bool:
+    """Whether a rows file's keys ``tito.*`` are those it was written with: their checksum is there and theirs."""
 
 def rows_metadata(path: str) -> dict[str, str]:
     """What a rows file says of itself: its keys ``tito.*``; of JSON lines, what the manifest says that was written with

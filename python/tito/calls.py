@@ -53,6 +53,10 @@ class Flag(IntFlag):
     PROMPT_TRIMMED = 1 << 12
 
 
+# What rounds to the largest float32 lies below.
+_FLOAT32 = float.fromhex("0x1.ffffffp127")
+
+
 # Arrays have no single truth value, so calls and rows are compared by identity.
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Call:
@@ -99,7 +103,7 @@ class Call:
 
     def facts(self) -> dict[str, Any]:
         """Everything but the arrays, as the core reads it: numbers of numpy as Python's, a number that is not finite
-        and a boolean reward as None. `UsageError` names what is of another type."""
+        and a boolean reward as None. `UsageError` names what is of another type, or does not fit it."""
         return {name: read(name, getattr(self, name)) for name, read in _FACTS.items()}
 
 
@@ -118,6 +122,22 @@ def _whole(name: str, value: Any) -> int | None:
     raise with_hint(UsageError(f"{name}: {value!r} is no whole number"), "give an int, or None where it is not known")
 
 
+def _int32(name: str, value: Any) -> int | None:
+    number = _whole(name, value)
+    if number is not None and not -(2**31) <= number < 2**31:
+        raise with_hint(UsageError(f"{name}: {number} does not fit 32 bits"), "give a smaller number")
+    return number
+
+
+def _turn(name: str, value: Any) -> int | None:
+    number = _int32(name, value)
+    if number is not None and number < 0:
+        raise with_hint(
+            UsageError(f"{name}: {number} is no turn"), "turns count from 0; None lets the order number them"
+        )
+    return number
+
+
 def _number(name: str, value: Any) -> float | None:
     if value is None or _is_bool(value):
         return None
@@ -128,32 +148,63 @@ def _number(name: str, value: Any) -> float | None:
     raise with_hint(UsageError(f"{name}: {value!r} is no number"), "give a number, or None where it is not known")
 
 
+def _reward(name: str, value: Any) -> float | None:
+    number = _number(name, value)
+    # Beyond the largest float32 it is infinite, as in files.
+    return number if number is None or abs(number) < _FLOAT32 else None
+
+
 def _text(name: str, value: Any) -> str | None:
-    if value is None or isinstance(value, str):
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise with_hint(UsageError(f"{name}: {value!r} holds half a character"), "give text of Unicode") from None
         return value
-    # Names that are numbers, as in files.
-    return str(_whole(name, value))
+    if not _is_bool(value):
+        with suppress(TypeError):
+            # Names that are numbers, as in files.
+            return str(index(value))
+    raise with_hint(UsageError(f"{name}: {value!r} is no text"), "give a str, or None where it is not known")
 
 
-def _truth(_: str, value: Any) -> bool:
-    return bool(value)
+def _truth(name: str, value: Any) -> bool:
+    if _is_bool(value):
+        return bool(value)
+    raise with_hint(UsageError(f"{name}: {value!r} is neither True nor False"), "give a bool")
 
 
 def _wholes(name: str, value: Any) -> list[int | None]:
-    return [_whole(name, i) for i in value]
+    with suppress(TypeError):
+        return [_int32(name, i) for i in value]
+    raise with_hint(UsageError(f"{name}: {value!r} is no list"), "give whole numbers")
 
 
 def _notes(name: str, value: Any) -> dict[str, str]:
-    # As they would be written in JSON.
-    there = {str(key): one for key, one in (value or {}).items() if one is not None}
-    return {key: one if isinstance(one, str) else json.dumps(one) for key, one in there.items()}
+    there = {} if value is None else value
+    if not isinstance(there, Mapping):
+        raise with_hint(UsageError(f"{name}: {value!r} is no mapping"), "give {NAME: VALUE}")
+    return {str(_text(name, key)): _note(name, one) for key, one in there.items() if one is not None}
+
+
+def _note(name: str, value: Any) -> str:
+    # As it would be written in JSON.
+    if isinstance(value, str):
+        return str(_text(name, value))
+    with suppress(TypeError, ValueError):
+        return json.dumps(value)
+    raise with_hint(UsageError(f"{name}: {value!r} is no value of JSON"), "give a str, a number or a bool")
 
 
 _FACTS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("rollout_id", "task_id", "pair_id", "agent", "status", "source", "call_id"), _text),
     **dict.fromkeys(("kind", "finish"), _text),
-    **dict.fromkeys(("attempt", "choice", "turn"), _whole),
-    **dict.fromkeys(("reward", "started"), _number),
+    **dict.fromkeys(("attempt", "choice"), _int32),
+    "turn": _turn,
+    "reward": _reward,
+    "started": _number,
     **dict.fromkeys(("stop_string", "parse_error"), _truth),
     "stop_token_ids": _wholes,
     "annotations": _notes,
@@ -236,6 +287,22 @@ def _choices() -> dict[str, tuple[str, ...]]:
     hints = get_type_hints(Policies)
     words = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
     return {**words, "columns": get_args(Column)}
+
+
+# Policies that are whole numbers: the least and the most that the core takes.
+_COUNTS = {"seed": (0, 2**64 - 1), "max_length": (0, 2**63 - 1), "leak_ngram": (1, 2**63 - 1)}
+
+
+def check_count(name: str, value: object, least: int = 0, most: int = 2**63 - 1) -> None:
+    """Raises `UsageError` for what is no whole number from `least` to `most`; None goes.
+
+    >>> check_count("seed", 7)
+    """
+    if value is None:
+        return
+    number = _whole(name, value)
+    if number is not None and not least <= number <= most:
+        raise with_hint(UsageError(f"{name}: {number} is not from {least} to {most}"), "choose a number in between")
 
 
 # Commas in a `/REGEX/` belong to it.
@@ -363,7 +430,12 @@ class Policies:
         for name in ("upweight", "kind", "columns"):
             value = getattr(self, name)
             parts = [part.strip() for part in _RULE.findall(value)] if isinstance(value, str) else value
-            object.__setattr__(self, name, tuple(part for part in parts if part))
+            named = tuple(part for part in parts if part)
+            if not named and (value or name == "kind"):
+                raise with_hint(UsageError(f"{name}: {value!r} names nothing"), f"name one, or leave {name} out")
+            object.__setattr__(self, name, named)
+        for name, (least, most) in _COUNTS.items():
+            check_count(name, getattr(self, name), least, most)
         for name in ("drop_section", "leak_scan", "leak_ignore"):
             object.__setattr__(self, name, _text_of(name, getattr(self, name)))
         for name, allowed in _choices().items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from tito import _core
 from tito._core import Progress
-from tito.calls import Policies
+from tito.calls import Policies, check_count
 from tito.paths import Paths, utf8_path, utf8_paths
 from tito.profile import Profile
 from tito.profile.find import find_profile
@@ -61,6 +61,8 @@ def convert(
     >>> report.rows, report.skipped, report.outputs
     (12, {'unterminated_think': 24}, ('rows.parquet',))
     """
+    for told, number in (("expect_rows", expect_rows), ("shard_bytes", shard_bytes), ("shard_tokens", shard_tokens)):
+        check_count(told, number)
     name = utf8_path(output)
     options = core_options(inputs, policies, profile, tokenizer, from_format, workers, prove_think)
     options |= {
@@ -93,6 +95,7 @@ def check(
     >>> check("calls.jsonl", policies=Policies(bad="skip")).bad
     0
     """
+    check_count("expect_rows", expect_rows)
     options = core_options(inputs, policies, profile, tokenizer, from_format, workers, prove_think)
     return _run({**options, "expect_rows": expect_rows}, progress)
 
@@ -107,6 +110,7 @@ def core_options(
     prove_think: bool,
 ) -> dict[str, Any]:
     """What the core's options are called, and what they are."""
+    check_count("workers", workers)
     known = find_profile(profile)
     return {
         **policies.to_dict(),

@@ -23,6 +23,8 @@ def staged(path: Path, *, replace_folder: bool = False) -> Iterator[Path]:
     """
     try:
         hidden = Path(tempfile.mkdtemp(prefix=".tito-", dir=path.parent))
+    except FileNotFoundError:
+        raise with_hint(WorldError(f"{path.parent}: no such folder"), "make it first") from None
     except OSError as error:
         raise with_hint(WorldError(f"{path}: cannot write: {error.strerror}"), "check the output's folder") from None
     try:

@@ -9,13 +9,15 @@ import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from tito._core import capture_format, rows_metadata
+from tito._core import capture_format, is_sealed, rows_metadata, schema_json
 from tito.calls import Row
 from tito.errors import DataError, UsageError, WorldError, with_hint
+from tito.parquet import damage, open_parquet, read_group
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +33,15 @@ _LISTS = {**_ID_LISTS, "loss_mask": "int8", "loss_weights": "float32", "output_l
 # The key in a line of JSON, where its value is not null. In a text its quotes would have backslashes.
 _CALLS = re.compile(rb'(?<!\\)"calls"\s*:\s*\[')
 _NEEDED = ("input_ids", "output_ids", "loss_spans", "weight", "flags", "capture_file", "capture_hash")
+
+
+_OURS = "open files that `tito convert` wrote"
+
+
+@cache
+def _declared() -> dict[str, dict[str, Any]]:
+    """The columns of the row schema by name."""
+    return {column["name"]: column for column in json.loads(schema_json())["columns"]}
 
 
 def open_rows(path: str | os.PathLike[str]) -> RowsFile:
@@ -59,6 +70,8 @@ class RowsFile(Sequence[Row]):
         names = find_files(self._path)
         _refuse_twins(self._path, names)
         self._files = [_open(name) for name in names]
+        for file in self._files:
+            _refuse_changed(file)
         self._ends = list(accumulate(len(file) for file in self._files))
         kinds = {file.kind for file in self._files}
         if len(kinds) > 1:
@@ -166,7 +179,8 @@ def _refuse_mixed(path: str, files: Sequence[_File]) -> None:
         for file in files:
             if (value := file.metadata.get(key)) is None:
                 continue
-            told = json.loads(value) if key == "tito.policies" else value
+            with damage(file.name):
+                told = json.loads(value) if key == "tito.policies" else value
             if first is None:
                 first = file.name, told
             elif told != first[1]:
@@ -174,6 +188,14 @@ def _refuse_mixed(path: str, files: Sequence[_File]) -> None:
                     DataError(f"{path}: rows of different {what} ({_differ(first, (file.name, told))})"),
                     "open them apart",
                 )
+
+
+def _refuse_changed(file: _File) -> None:
+    """Raises `DataError` for a file whose account of itself is not the one it was written with."""
+    told = dict(file.metadata)
+    if "tito.checksum" in told and not is_sealed(told):
+        message = f"{file.name}: what the file says of itself (tito.*) was changed after it was written"
+        raise with_hint(DataError(message), "convert again, or take the file from where it was written")
 
 
 def _differ(one: tuple[str, object], other: tuple[str, object]) -> str:
@@ -211,24 +233,24 @@ def _open(name: str) -> _File:
 
 class _ParquetFile:
     def __init__(self, name: str) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         self.name = name
-        try:
-            self._file: pq.ParquetFile = pq.ParquetFile(name)
-        except pa.ArrowInvalid as error:
-            raise with_hint(DataError(f"{name}: {error}"), "the file is cut off or no parquet; convert again") from None
-        stored = self._file.schema_arrow.metadata or self._file.metadata.metadata or {}
-        keys = {key.decode(): value.decode() for key, value in stored.items() if key.startswith(b"tito.")}
+        self._file: pq.ParquetFile = open_parquet(name)
+        with damage(name):
+            stored = self._file.schema_arrow.metadata or self._file.metadata.metadata or {}
+            keys = {key.decode(): value.decode() for key, value in stored.items() if key.startswith(b"tito.")}
         self.metadata: Mapping[str, str] = keys
         self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
         version = keys.get("tito.schema_version")
         if version != "1" or any(column not in self.columns for column in _NEEDED):
             seen = f"row schema {version}" if version else f"columns {', '.join(self.columns[:8])}"
-            raise with_hint(
-                DataError(f"{name}: no rows of row schema 1 ({seen})"), "open files that `tito convert` wrote"
-            )
+            raise with_hint(DataError(f"{name}: no rows of row schema 1 ({seen})"), _OURS)
+        required = [name for name, declared in _declared().items() if not declared["optional"]]
+        if missing := [name for name in required if name not in self.columns]:
+            raise with_hint(DataError(f"{name}: no column {missing[0]}"), _OURS)
+        for column in self._file.schema_arrow:
+            if (declared := _declared().get(column.name)) is not None and not _fits(declared, column.type):
+                message = f"{name}: column {column.name} is {column.type}, which row schema 1 does not have"
+                raise with_hint(DataError(message), _OURS)
         groups = self._file.metadata
         self._ends = list(accumulate(groups.row_group(g).num_rows for g in range(groups.num_row_groups)))
         self._decoded: OrderedDict[int, tuple[dict[str, _Lists], dict[str, list[Any]]]] = OrderedDict()
@@ -247,12 +269,13 @@ class _ParquetFile:
         at -= self._ends[group - 1] if group else 0
         columns: dict[str, Any] = {name: column.at(at) for name, column in lists.items()}
         columns |= {name: column[at] for name, column in values.items()}
-        return Row.from_columns(columns)
+        with damage(self.name):
+            return Row.from_columns(columns)
 
     def extent(self) -> tuple[int, int]:
         longest, highest = 0, -1
         for group in range(len(self._ends)):
-            table = self._file.read_row_group(group, columns=["input_ids", "output_ids"])
+            table = read_group(self.name, self._file, group, ["input_ids", "output_ids"])
             lists = [_Lists(table.column(name)) for name in ("input_ids", "output_ids")]
             longest = max(longest, int((lists[0].lengths + lists[1].lengths).max(initial=0)))
             highest = max(highest, *(int(ids.inside.max(initial=-1)) for ids in lists))
@@ -262,13 +285,38 @@ class _ParquetFile:
         if group in self._decoded:
             self._decoded.move_to_end(group)
             return self._decoded[group]
-        table = self._file.read_row_group(group)
-        lists = {name: _Lists(table.column(name)) for name in self.columns if name in _LISTS}
-        values = {name: table.column(name).to_pylist() for name in self.columns if name not in _LISTS}
+        table = read_group(self.name, self._file, group)
+        with damage(self.name):
+            rows = self._file.metadata.row_group(group).num_rows
+            if table.num_rows != rows:
+                raise ValueError(f"{table.num_rows} rows in a row group of {rows}")
+            lists = {name: _Lists(table.column(name)) for name in self.columns if name in _LISTS}
+            values = {name: table.column(name).to_pylist() for name in self.columns if name not in _LISTS}
         self._decoded[group] = lists, values
         if len(self._decoded) > _GROUPS_KEPT:
             self._decoded.popitem(last=False)
         return lists, values
+
+
+def _fits(declared: Mapping[str, Any], found: pa.DataType) -> bool:
+    """Whether a column is of the type that the schema declares; tools may write longer offsets or a dictionary."""
+    import pyarrow.types as is_a
+
+    kind: str = declared["type"]
+    if is_a.is_null(found):
+        return bool(declared["nullable"])
+    if kind == "string":
+        found = found.value_type if is_a.is_dictionary(found) else found
+        return bool(is_a.is_string(found) or is_a.is_large_string(found))
+    if not kind.startswith("list<"):
+        return not is_a.is_nested(found)
+    if not (is_a.is_list(found) or is_a.is_large_list(found)):
+        return False
+    element = kind.removeprefix("list<").removesuffix(">")
+    if element == "struct":
+        inner = found.value_type
+        return bool(is_a.is_struct(inner)) and {f["name"] for f in declared["fields"]} <= {f.name for f in inner}
+    return bool(str(found.value_type) == {"float32": "float"}.get(element, element))
 
 
 class _Lists:
@@ -402,12 +450,9 @@ def _is_parquet(file: str) -> bool:
 
 
 def _is_ours(file: str) -> bool:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        schema = pq.read_schema(file)
-    except pa.ArrowInvalid:
+        schema = open_parquet(file).schema_arrow
+    except DataError:
         return False
     return b"tito.schema_version" in (schema.metadata or {}) or all(name in schema.names for name in _NEEDED)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tito import _core
 from tito.calls import Call, Policies, Row
@@ -14,6 +14,10 @@ from tito.errors import UsageError, with_hint
 from tito.paths import utf8_path
 from tito.profile import Profile
 from tito.profile.find import find_profile
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["expand_turns", "merge_calls"]
 
@@ -82,17 +86,16 @@ def _rows(
     profile: Profile | str | os.PathLike[str] | None,
     tokenizer: str | os.PathLike[str] | None,
 ) -> list[Row]:
-    import numpy as np
-
     options: dict[str, Any] = policies.to_dict()
     if (known := find_profile(profile)) is not None:
         options["profile"] = json.loads(known.to_json())
     if tokenizer is not None:
         options["tokenizer"] = utf8_path(tokenizer)
+    calls = _listed(calls)
     made, metas, _ = _core.expand_turns(
         [call.prompt_ids for call in calls],
         [call.output_ids for call in calls],
-        [None if call.logprobs is None else np.ascontiguousarray(call.logprobs, np.float32) for call in calls],
+        [_logprobs(at, call) for at, call in enumerate(calls)],
         json.dumps([_facts(at, call) for at, call in enumerate(calls)]),
         json.dumps(options),
     )
@@ -109,6 +112,42 @@ def _rows(
             columns["loss_weights"] = _core.loss_weights(input_ids, output_ids, triples)
         rows.append(Row.from_columns(columns))
     return rows
+
+
+def _listed(calls: Iterable[Call]) -> list[Call]:
+    hint = "give a list of tito.Call"
+    try:
+        # A generator gives its calls once, and they are looked at several times.
+        listed = list(calls)
+    except TypeError:
+        raise with_hint(UsageError(f"calls: a {type(calls).__name__} is no list of calls"), hint) from None
+    for at, call in enumerate(listed):
+        if not isinstance(call, Call):
+            raise with_hint(UsageError(f"call {at}: a {type(call).__name__} is no tito.Call"), hint)
+    return listed
+
+
+def _logprobs(at: int, call: Call) -> npt.NDArray[np.float32] | None:
+    import numpy as np
+
+    if call.logprobs is None:
+        return None
+    try:
+        given = np.asarray(call.logprobs, np.float64)
+        what = f"{given.ndim} dimensions, not 1" if given.ndim != 1 else "values are masked"
+        wrong = given.ndim != 1 or np.ma.is_masked(call.logprobs)
+    except (TypeError, ValueError, OverflowError):
+        what, wrong = "not one list of numbers", True
+    if not wrong:
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(given, np.float32)
+        lost = np.isfinite(given) & ~np.isfinite(values)
+        if not lost.any():
+            return values
+        first = int(np.argmax(lost))
+        what = f"{given[first]:g} at position {first} does not fit a float32"
+    message = f"call {at}: logprobs: {what}"
+    raise with_hint(UsageError(message), "logprobs are one number for each id of output_ids, float32")
 
 
 def _facts(at: int, call: Call) -> dict[str, Any]:

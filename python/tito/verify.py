@@ -10,6 +10,7 @@ from typing import Any
 
 from tito import _core
 from tito._core import Progress
+from tito.calls import check_count
 from tito.paths import Paths, utf8_path, utf8_paths
 from tito.rows import find_files
 from tito.watched import watched
@@ -30,8 +31,8 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether every row is what its captures give."""
-        return self.rows == self.verified
+        """Whether every row is what its captures give, and files without any row are of captures that give none."""
+        return self.rows == self.verified and (self.rows > 0 or self.missing == 0)
 
     @property
     def rows(self) -> int:
@@ -42,6 +43,11 @@ class Verification:
     def verified(self) -> int:
         """Rows that are what their captures give."""
         return int(self.data["verified"])
+
+    @property
+    def missing(self) -> int:
+        """Rows that the captures give and no file named holds."""
+        return sum(captures["rows_not_here"] for captures in self.data["captures"])
 
     @property
     def failures(self) -> list[str]:
@@ -95,7 +101,8 @@ def verify(
     every value of every row.
 
     `rows` are files that `convert` wrote, folders or globs of them: all rows of a run or some, in any order, in any
-    number of files. `captures` are files, folders or globs; they may have moved, been compressed, and lie among others.
+    number of files. What is missing is counted (`missing`); only files without any row, of captures that give some, are
+    not `ok`. `captures` are files, folders or globs; they may have moved, been compressed, and lie among others.
     A capture's name is compared from its end: as many parts as its path has inside the folder that is named here, the
     file's own name where the file is. What depends on a whole run (copies drawn for fractions of weights, weights
     relative to others, the `#2` of a second rollout of one name) needs the captures of the whole run, in its order.
@@ -104,13 +111,16 @@ def verify(
     number of failures that are listed. Memory is 32 bytes a row. Rows are never held; the captures are read
     a second time only when something does not verify.
 
-    Raises `DataError` for a file that does not say how it was made, whose account of itself was changed, or whose
-    policies cannot be applied to these captures; `UsageError` and `WorldError` as `convert` does.
+    Raises `DataError` for a file that is damaged, has other columns than its policies name, does not say how it was
+    made, whose account of itself was changed or lost its checksum, or whose policies cannot be applied to these
+    captures; `UsageError` and `WorldError` as `convert` does.
 
     >>> found = verify("kept.parquet", "calls.jsonl")
     >>> found.ok, found.rows, found.failures
     (True, 36, [])
     """
+    for name, number in (("n", n), ("workers", workers)):
+        check_count(name, number)
     request = {
         "rows": [file for name in utf8_paths(rows) for file in find_files(name)],
         "captures": utf8_paths(captures),

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the data is bad or a check failed, 2 wrong use, 3 the worl
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -88,8 +89,23 @@ def _run(args: Any) -> int:
         # Whoever read the output has seen enough.
         return 0
     except OSError as error:
-        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), "check path and permissions")
+        _complain(*_refused(error))
         return 3
+
+
+def _refused(error: OSError) -> tuple[str, str]:
+    """Message and hint for what the system refused."""
+    full = error.errno == errno.ENOSPC
+    hint = "free some space or write elsewhere" if full else "check path and permissions"
+    if error.filename:
+        return f"{error.filename}: {error.strerror}", hint
+    # What could not be written is still to be, and fails once more; an unbuffered stream forgets it.
+    to_stdout = full and getattr(sys.stdout, "write_through", False)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        to_stdout = True
+    return (f"standard output: cannot write: {error.strerror}" if to_stdout else str(error)), hint
 
 
 def _open_streams() -> None:

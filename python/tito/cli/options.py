@@ -16,6 +16,7 @@ __all__ = ["add_input_options", "add_policy_options", "count", "input_options", 
 
 _HINTS = get_type_hints(Policies)
 _DEFAULTS = Policies()
+_MOST = 2**63 - 1
 
 
 def add_input_options(parser: argparse.ArgumentParser, *, checks: bool = False) -> None:
@@ -91,7 +92,7 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
     _text(group, "drop_section", "a text that leaves prompts, as ids, as if it had never been in them")
     _text(group, "leak_scan", "a text that no row may hold a run of words of, in prompt, thinking or answer")
     group.add_argument(
-        "--leak-ngram", type=count, default=_DEFAULTS.leak_ngram, metavar="N", help="words of such a run (default 8)"
+        "--leak-ngram", type=_from_1, default=_DEFAULTS.leak_ngram, metavar="N", help="words of such a run (default 8)"
     )
     _text(group, "leak_ignore", "a text whose runs of words are no leaks: the default prompt")
     _choice(group, "leaks", "rows that leak fail the run, or are left out and counted")
@@ -139,8 +140,15 @@ def _text(group: Any, name: str, about: str) -> None:
     group.add_argument(option, dest=name, type=Path, default=argparse.SUPPRESS, metavar="FILE", help=about)
 
 
-def count(text: str) -> int:
-    """A whole number of 0 or more."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+def count(text: str, least: int = 0) -> int:
+    """A whole number of 0 (or `least`) or more, that 64 bits hold."""
+    # int() refuses thousands of digits with an error of its own.
+    if not text.isascii() or not text.isdigit() or (len(text) < 99 and int(text) < least):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
+    if len(text) > 99 or int(text) > _MOST:
+        raise argparse.ArgumentTypeError(f"{text} is more than {_MOST}")
     return int(text)
+
+
+def _from_1(text: str) -> int:
+    return count(text, 1)

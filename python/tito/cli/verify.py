@@ -54,7 +54,12 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(found.text())
     if found.ok:
         return 0
-    print(f"error: {found.rows - found.verified:,} of {found.rows:,} rows do not verify", file=sys.stderr)
-    hint = "convert the captures again, or name all captures the rows were made of, in the order of their run"
+    if found.rows == 0:
+        message = f"there are no rows, and these captures give {found.missing:,}"
+        hint = "convert the captures again, or name those that the rows were made of"
+    else:
+        message = f"{found.rows - found.verified:,} of {found.rows:,} rows do not verify"
+        hint = "convert the captures again, or name all captures the rows were made of, in the order of their run"
+    print(f"error: {message}", file=sys.stderr)
     print(f"hint: {hint}", file=sys.stderr)
     return 1

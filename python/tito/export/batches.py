@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
-import pyarrow.parquet as pq
 
 from tito._core import loss_weights
 from tito.errors import DataError, with_hint
+from tito.parquet import open_parquet, read_group
 
 __all__ = ["Batch", "read_batches"]
 
@@ -121,10 +121,10 @@ def read_batches(files: Sequence[str], columns: Sequence[str] = ()) -> Iterator[
 
 
 def _parquet(file: str, names: Sequence[str]) -> Iterator[pa.Table]:
-    opened = pq.ParquetFile(file)
+    opened = open_parquet(file)
     present = [name for name in names if name in opened.schema_arrow.names]
     for group in range(opened.num_row_groups):
-        yield opened.read_row_group(group, columns=present)
+        yield read_group(file, opened, group, present)
 
 
 def _lines(file: str, names: Sequence[str]) -> Iterator[pa.Table]:

@@ -33,6 +33,7 @@ def write_parquet(tables: Iterator[Table], schema: pa.Schema, place: Path) -> No
         "write_statistics": False,
         "data_page_size": 8 << 20,
         "write_page_index": True,
+        "write_page_checksum": True,
     }
     with pq.ParquetWriter(place, schema, **options) as writer:
         for table in tables:

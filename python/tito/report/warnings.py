@@ -44,12 +44,13 @@ def _balance(data: Mapping[str, Any]) -> Iterable[str]:
         if match := re.match(r"(\d+)-(\d+):", rule):
             low, high = int(match[1]), int(match[2])
             classes[f"turns {low}-{high}"] = {turn for turn in turns if low <= turn <= high}
+    advice = "Lower --upweight" if data["policies"]["upweight"] else "Raise them with --upweight"
     for name, members in classes.items():
         weight = sum(turns[turn] for turn in members)
         if weight / whole > _MOST_WEIGHT and len(members) < len(turns):
             yield (
                 f"one_sided: {name} {'is' if name.startswith('turn ') else 'are'} {percent(weight, whole)} of the "
-                "weight; the other turns are hardly trained. Lower --upweight"
+                f"weight; the other turns are hardly trained. {advice}"
             )
     first = turns.get(0, 0)
     if first / whole < _LEAST_FIRST_TURN:

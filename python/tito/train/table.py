@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tito.errors import DataError, with_hint
+from tito.parquet import open_parquet, read_group
 from tito.rows import find_files, looks_like_rows, open_rows
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def _says_schema(path: str) -> bool:
     name = find_files(path)[0]
     if not _is_parquet(name):
         return True
-    schema = _parquet(name).schema_arrow
+    schema = open_parquet(name).schema_arrow
     return b"tito.schema_version" in (schema.metadata or {})
 
 
@@ -229,28 +230,18 @@ def _is_parquet(name: str) -> bool:
         return file.read(4) == b"PAR1"
 
 
-def _parquet(name: str) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(name)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise with_hint(DataError(f"{name}: {error}"), "the file is cut off or no parquet") from None
-
-
 def _open(name: str) -> tuple[Callable[[int], pa.Table], list[int]]:
     """What reads a group of the file, and the rows of each group."""
     if not _is_parquet(name):
         rows = _lines(name)
         return lambda _: rows, [rows.num_rows]
-    file = _parquet(name)
+    file = open_parquet(name)
     have = file.schema_arrow.names
     _refuse_silent(name, have)
     columns = [column for column in _READ if column in have]
     groups = file.metadata
     return (
-        lambda number: file.read_row_group(number, columns=columns),
+        lambda number: read_group(name, file, number, columns),
         [groups.row_group(n).num_rows for n in range(groups.num_row_groups)],
     )
 

@@ -34,7 +34,7 @@ mod _core {
     #[pymodule_export]
     use crate::record::{CallLog, EventStream, Reply, Request, amend_request, request_mentions, strip_reply};
     #[pymodule_export]
-    use crate::rows::{rows_metadata, schema_json, verify};
+    use crate::rows::{is_sealed, rows_metadata, schema_json, verify};
     #[pymodule_export]
     use crate::think::{Found, ThinkRule, find_think, labels, loss_mask, loss_weights, strip_think};
     #[pymodule_export]

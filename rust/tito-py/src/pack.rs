@@ -4,6 +4,7 @@ use crate::arrays::{Ids, offsets};
 use crate::errors::{raise, usage};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 use std::sync::{Mutex, PoisonError};
 use tito_core::ids::pack;
 use tito_core::ids::weight::Copies as Core;
@@ -14,23 +15,40 @@ type IdArray<'py> = Bound<'py, PyArray1<i32>>;
 /// `input_ids`, `labels`, `weights`, `position_ids`, where sequences start, where packs start.
 type Laid<'py> = (IdArray<'py>, IdArray<'py>, Floats<'py>, IdArray<'py>, Numbers<'py>, Numbers<'py>);
 
+/// The length of a pack. Where its rows end is counted with 32 bits.
+fn whole(length: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let py = length.py();
+    let refuse = || {
+        let shown = length.repr()?;
+        Err(usage(py, format!("length: {shown} is no whole number of ids"), "give the ids of a pack, like 8192"))
+    };
+    let index = py.import("operator")?.call_method1("index", (length,));
+    let (Ok(index), false) = (index, length.is_instance_of::<PyBool>()) else { return refuse() };
+    match index.extract::<i64>() {
+        Ok(length) if length <= i64::from(i32::MAX) => Ok(usize::try_from(length).unwrap_or(0)),
+        _ if index.gt(0)? => {
+            Err(usage(py, format!("length: a pack of {index} ids"), "a pack holds at most 2147483647 ids"))
+        }
+        _ => Ok(0),
+    }
+}
+
 /// First-fit-decreasing. `tito.pack` wraps it.
 #[pyfunction]
 #[pyo3(signature = (lengths, length, *, drop_overlong=false))]
 pub fn plan_packs<'py>(
     py: Python<'py>,
     lengths: &Bound<'py, PyAny>,
-    length: i64,
+    length: &Bound<'py, PyAny>,
     drop_overlong: bool,
 ) -> PyResult<(Numbers<'py>, Numbers<'py>, Numbers<'py>)> {
-    let lengths = offsets(lengths)?;
+    let length = whole(length)?;
+    let lengths = offsets(lengths, "lengths")?;
     let lengths = lengths.as_slice()?;
     let overlong = if drop_overlong { pack::Overlong::Drop } else { pack::Overlong::Error };
     let made = py.detach(|| {
         let whole = lengths.iter().map(|length| usize::try_from(*length).map_err(|_| *length));
-        whole
-            .collect::<Result<Vec<_>, _>>()
-            .map(|lengths| pack::plan(&lengths, usize::try_from(length).unwrap_or(0), overlong))
+        whole.collect::<Result<Vec<_>, _>>().map(|lengths| pack::plan(&lengths, length, overlong))
     });
     let plan =
         made.map_err(|wrong| usage(py, format!("lengths: {wrong} is no length"), "give whole numbers of 0 or more"))?;
@@ -49,8 +67,8 @@ pub fn lay_packs<'py>(
     rows: &Bound<'py, PyAny>,
     starts: &Bound<'py, PyAny>,
 ) -> PyResult<Laid<'py>> {
-    let (ids, row_offsets) = (Ids::take(ids, "ids")?, offsets(row_offsets)?);
-    let (rows, starts) = (offsets(rows)?, offsets(starts)?);
+    let (ids, row_offsets) = (Ids::take(ids, "ids")?, offsets(row_offsets, "offsets")?);
+    let (rows, starts) = (offsets(rows, "rows")?, offsets(starts, "starts")?);
     let all = pack::Rows { ids: ids.slice()?, weights: weights.as_slice()?, offsets: row_offsets.as_slice()? };
     let (rows, starts) = (rows.as_slice()?, starts.as_slice()?);
     let laid = py.detach(|| pack::lay(all, rows, starts)).map_err(|e| raise(py, &e))?;

@@ -5,7 +5,7 @@ use crate::errors::{raise, usage};
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
-use tito_core::rows::{Reader, schema};
+use tito_core::rows::{Reader, schema, told};
 use tito_core::verify::{self as core, Request};
 
 /// Compares rows with captures; gives the account as JSON. `tito.verify` wraps it.
@@ -26,6 +26,12 @@ pub fn rows_metadata(py: Python<'_>, path: &str) -> PyResult<BTreeMap<String, St
         Ok(if reader.is_told_of()? { reader.metadata().clone() } else { BTreeMap::new() })
     });
     told.map_err(|e| raise(py, &e))
+}
+
+/// Whether the checksum among a file's keys is that of the others.
+#[pyfunction]
+pub fn is_sealed(metadata: BTreeMap<String, String>) -> bool {
+    told::is_sealed(&metadata)
 }
 
 /// The row schema, as JSON.

@@ -7,6 +7,7 @@ use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
 use arrow_pyarrow::{FromPyArrow, ToPyArrow};
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString};
 use std::sync::{Arc, LazyLock};
@@ -248,7 +249,8 @@ pub fn strip_think<'py>(
         search.check(py, values.slice()?, "ids")?;
         if let Some(offsets) = offsets {
             no_prompt(py, prompt)?;
-            let offsets = take_offsets(offsets)?;
+            let offsets = take_offsets(offsets, "offsets")?;
+            whole(py, offsets.as_slice()?, values.slice()?.len())?;
             let opened = opened_of(py, &search, None, opened)?;
             let (slice, rule) = (values.slice()?, search.rule);
             let offsets = offsets.as_slice()?;
@@ -261,6 +263,17 @@ pub fn strip_think<'py>(
         let (kept, _) = detached(py, slice.len(), || rule.strip(slice, opened));
         Ok(kept.into_pyarray(py).into_any())
     })
+}
+
+/// Refuses offsets that leave ids out: what they are of would be lost without a word.
+fn whole(py: Python<'_>, offsets: &[i64], ids: usize) -> PyResult<()> {
+    let seen = match (offsets.first(), offsets.last()) {
+        (Some(0), Some(last)) if usize::try_from(*last) == Ok(ids) => return Ok(()),
+        (Some(first), Some(last)) => format!("they go from {first} to {last}"),
+        _ => "there are none".to_owned(),
+    };
+    let message = format!("offsets: {seen}, and there are {ids} ids");
+    Err(usage(py, message, "offsets go from 0 to the number of ids, one more than there are outputs"))
 }
 
 fn no_prompt(py: Python<'_>, prompt: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
@@ -359,27 +372,25 @@ fn weights(py: Python<'_>, prompt: usize, output: usize, loss_spans: Option<&Bou
     const HINT: &str = "a span is (start, end), (start, end, weight) or a mapping of these names; spans do not overlap";
     let mut taken: Vec<(std::ops::Range<usize>, f32)> = Vec::new();
     // A row has a handful of spans; readers hand them as arrays, tuples or dicts.
-    for span in spans.try_iter()? {
+    let no = |value: &Bound<'_, PyAny>, what: &str| match value.repr() {
+        Ok(shown) => usage(py, format!("loss_spans: {shown} is no {what}"), HINT),
+        Err(error) => error,
+    };
+    for span in spans.try_iter().map_err(|_| no(spans, "list of spans"))? {
         let span = span?;
-        let (start, end, weight): (f64, f64, f64) = if span.hasattr("keys")? {
-            (span.get_item("start")?.extract()?, span.get_item("end")?.extract()?, span.get_item("weight")?.extract()?)
-        } else {
-            match span.len()? {
-                2 => (span.get_item(0)?.extract()?, span.get_item(1)?.extract()?, 1.0),
-                3 => (span.get_item(0)?.extract()?, span.get_item(1)?.extract()?, span.get_item(2)?.extract()?),
-                n => return Err(usage(py, format!("loss_spans: a span of {n} values"), HINT)),
-            }
-        };
+        let (start, end, weight) = span_of(&span).map_err(|_| no(&span, "span"))?;
         let inside = start >= 0.0 && end >= start && end <= length as f64 && start.fract() == 0.0 && end.fract() == 0.0;
         if !inside {
             let message = format!("loss_spans: [{start}, {end}) is not inside the {length} ids of the row");
             return Err(usage(py, message, "spans are half-open and count from the start of input_ids"));
         }
-        if !weight.is_finite() {
-            return Err(usage(py, format!("loss_spans: the weight of [{start}, {end}) is {weight}"), HINT));
+        let weight = weight as f32;
+        if !(weight.is_finite() && weight >= 0.0) {
+            let message = format!("loss_spans: the weight of [{start}, {end}) is {weight}");
+            return Err(usage(py, message, "a weight is a finite number of 0 or more"));
         }
         if start < end {
-            taken.push((start as usize..end as usize, weight as f32));
+            taken.push((start as usize..end as usize, weight));
         }
     }
     taken.sort_by_key(|(span, _)| span.start);
@@ -388,6 +399,20 @@ fn weights(py: Python<'_>, prompt: usize, output: usize, loss_spans: Option<&Bou
         return Err(usage(py, message, HINT));
     }
     Ok(loss::weights(length, taken))
+}
+
+/// Start, end and weight, which is 1 where a span has none.
+fn span_of(span: &Bound<'_, PyAny>) -> PyResult<(f64, f64, f64)> {
+    if span.hasattr("keys")? {
+        let value = |name: &str| span.get_item(name)?.extract();
+        return Ok((value("start")?, value("end")?, value("weight")?));
+    }
+    let value = |at: usize| span.get_item(at)?.extract();
+    match span.len()? {
+        2 => Ok((value(0)?, value(1)?, 1.0)),
+        3 => Ok((value(0)?, value(1)?, value(2)?)),
+        n => Err(PyValueError::new_err(n)),
+    }
 }
 
 /// 1 where loss falls, 0 elsewhere: int8, as long as ``input_ids`` and ``output_ids`` together.

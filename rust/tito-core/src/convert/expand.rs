@@ -13,6 +13,7 @@ use crate::ids::Id;
 use crate::ids::weight::Copies;
 use crate::rows::{Batch, Text};
 use serde::Deserialize;
+use std::fmt::Debug;
 use std::ops::Range;
 
 /// What is known of a call besides its ids; names as in the project's own JSON lines.
@@ -58,10 +59,32 @@ fn add_prompt(arena: &mut Vec<Id>, before: Option<Range<usize>>, prompt: &[Id]) 
     }
 }
 
+/// Refuses calls of different rollouts: the rows of one would go by the name, the task and the reward of another.
+fn one_rollout(facts: &[CallFacts]) -> Result<()> {
+    fn same<'f, T: PartialEq + Debug + 'f>(
+        facts: &'f [CallFacts],
+        name: &str,
+        of: impl Fn(&'f CallFacts) -> Option<&'f T>,
+    ) -> Result<()> {
+        let mut said = facts.iter().enumerate().filter_map(|(call, facts)| Some((call, of(facts)?)));
+        let Some((first, one)) = said.next() else { return Ok(()) };
+        let Some((other, another)) = said.find(|(_, value)| *value != one) else { return Ok(()) };
+        Err(Error::usage(
+            format!("calls {first} and {other} are not of one rollout: {name} {one:?} and {another:?}"),
+            "give the calls of one rollout at a time; what is not known of a call may be None",
+        ))
+    }
+    same(facts, "rollout_id", |facts| facts.rollout_id.as_ref())?;
+    same(facts, "task_id", |facts| facts.task_id.as_ref())?;
+    same(facts, "pair_id", |facts| facts.pair_id.as_ref())?;
+    same(facts, "agent", |facts| facts.agent.as_ref())?;
+    same(facts, "attempt", |facts| facts.attempt.as_ref())
+}
+
 /// Makes the rows of one rollout. `calls` holds prompt, output and, where there are any, logprobs.
 ///
 /// # Errors
-/// `Usage` when the lists differ in length, `Check` when a policy cannot be applied.
+/// `Usage` when the lists differ in length or the calls are of several rollouts, `Check` when a policy cannot be applied.
 pub fn expand(plan: &mut Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Result<(Vec<Batch>, Counts)> {
     if calls.len() != facts.len() {
         return Err(Error::usage(
@@ -69,6 +92,7 @@ pub fn expand(plan: &mut Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> 
             "give one of each a call",
         ));
     }
+    one_rollout(&facts)?;
     let mut parsed = Parsed::default();
     let mut who = Who::default();
     for (index, ((prompt, output, logprobs), facts)) in calls.iter().zip(facts).enumerate() {

@@ -7,6 +7,9 @@ use super::{Plan, leaks, section};
 use crate::capture::{Served, Skip, Sources};
 use crate::error::{Error, Place, Result};
 
+/// The kinds of calls that the schema names.
+const KINDS: [&str; 3] = ["solver", "summariser", "helper"];
+
 /// Fails a run whose data is bad, whose rule fired nowhere or whose rows are not what was asked for.
 pub(super) fn judge(plan: &Plan, counts: &Counts, files: usize) -> Result<()> {
     let options = &plan.options;
@@ -99,6 +102,15 @@ pub(super) fn judge_counts(plan: &Plan, counts: &Counts) -> Result<()> {
             example.place.clone(),
             format!("{} (rows over the limit: {n})", example.message),
             "raise --max-length, or choose --overlong drop or trim-prompt",
+        ));
+    }
+    // The words of the schema may be asked for of any dump; another one is a capture's own, or a slip of the pen.
+    let own = options.kind.iter().find(|kind| !KINDS.contains(&kind.as_str()) && !counts.kinds.contains_key(&***kind));
+    if let Some(kind) = own {
+        let seen: Vec<_> = counts.kinds.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+        return Err(Error::check(
+            format!("--kind {kind} matches no call (calls by kind: {})", seen.join(", ")),
+            "name kinds that are there; a call that states none is a solver's",
         ));
     }
     leaks::judge_counts(options, counts)?;

@@ -10,7 +10,7 @@ use super::survey::Side;
 use super::{Plan, versions};
 use crate::capture::Sources;
 use crate::error::{Error, Result};
-use crate::rows::{EncodedBatch, Lock, Sink, Staged, WriteOptions, name_all, schema, told};
+use crate::rows::{EncodedBatch, Format, Lock, Sink, Staged, WriteOptions, name_all, schema, told};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -155,6 +155,9 @@ impl Output {
             finished.extend(set.into_staged());
         }
         report["outputs"] = Value::Array(outputs);
+        if self.options.format == Format::Jsonl {
+            told::seal_manifest(&mut report);
+        }
         if let Some(path) = &self.path {
             // The manifest is on disk before anything gets its name, so that a full disk leaves nothing. A part's is
             // that of the whole run.

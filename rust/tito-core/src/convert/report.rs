@@ -7,6 +7,7 @@ use super::survey::Side;
 use crate::capture::{InputFile, Served, Skip};
 use crate::error::Place;
 use crate::ids::think::ThinkCounts;
+use crate::rows::Text;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -159,6 +160,8 @@ pub struct Counts {
     pub calls_seen: u64,
     /// Calls that gave rows.
     pub calls_used: u64,
+    /// Calls of rollouts by kind.
+    pub kinds: BTreeMap<Text, u64>,
     /// Rollouts.
     pub rollouts: u64,
     /// Rows written.
@@ -219,6 +222,14 @@ impl Counts {
         }
     }
 
+    /// Counts a call of that kind, whatever becomes of it.
+    pub fn kind(&mut self, kind: &str) {
+        match self.kinds.get_mut(kind) {
+            Some(n) => *n += 1,
+            None => drop(self.kinds.insert(kind.into(), 1)),
+        }
+    }
+
     /// Counts a call in `copies` rows of that weight and so many trained ids. The rows of a side are counted apart:
     /// several calls may share one.
     pub fn call(&mut self, side: Side, turn: Option<i32>, call: (u64, f32, u64), matched: &[u32]) {
@@ -257,6 +268,9 @@ impl Counts {
     pub fn add(&mut self, other: Self) {
         self.calls_seen += other.calls_seen;
         self.calls_used += other.calls_used;
+        for (kind, n) in other.kinds {
+            *self.kinds.entry(kind).or_default() += n;
+        }
         self.rollouts += other.rollouts;
         self.rows += other.rows;
         self.copies += other.copies;

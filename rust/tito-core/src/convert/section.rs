@@ -90,12 +90,21 @@ impl Sections {
         let held = self.held(tokenizer, known, prompt);
         let mut seen = SectionCounts::default();
         for (_, cut) in &held {
-            let Cut::Made { kind, sections, .. } = &**cut else {
-                return Err(Refusal::new(
-                    Skip::SectionUncut,
-                    "the prompt holds the section, its edge lies inside an id, and the tokenizer does not make these ids \
-                     of the message's text",
-                ));
+            let (kind, sections) = match &**cut {
+                Cut::Made { kind, sections, .. } => (kind, sections),
+                Cut::InWord => {
+                    return Err(Refusal::new(
+                        Skip::SectionUncut,
+                        "the prompt holds the section with an end inside a word: cutting it would leave half of the word",
+                    ));
+                }
+                Cut::Stuck | Cut::Absent => {
+                    return Err(Refusal::new(
+                        Skip::SectionUncut,
+                        "the prompt holds the section, its edge lies inside an id, and the tokenizer does not make these \
+                         ids of the message's text",
+                    ));
+                }
             };
             seen.sections += *sections as u64;
             match kind {

@@ -6,7 +6,7 @@
 
 use super::Plan;
 use super::build::Scope;
-use super::decide::{Muted, Refusal, Verdict};
+use super::decide::{Muted, Refusal, Verdict, kind_of};
 use super::identity::Known;
 use super::merged::Sequence;
 use super::options::{Ambiguous, Rows, Tail, Think};
@@ -89,6 +89,7 @@ impl Plan {
     ) -> Result<Woven> {
         counts.rollouts += 1;
         counts.calls_seen += calls.len() as u64;
+        calls.iter().for_each(|call| counts.kind(kind_of(call.call)));
         let mut rank = vec![0; calls.len()];
         order.iter().enumerate().for_each(|(at, call)| rank[*call] = at);
         let mut judged = self.judge_calls(scope, calls, &rank, source, counts)?;

@@ -33,6 +33,15 @@ impl Rule {
         };
         let (selector, weight) = text.rsplit_once(':').ok_or_else(|| wrong("no colon".to_owned()))?;
         let weight: f32 = match weight.trim().parse() {
+            // What is rounded to 0 has a digit of its own before the exponent.
+            Ok(0.0)
+                if weight
+                    .split(['e', 'E'])
+                    .next()
+                    .is_some_and(|digits| digits.contains(|c| ('1'..='9').contains(&c))) =>
+            {
+                return Err(wrong(format!("{weight:?} is too small for a float32 and would be 0")));
+            }
             Ok(weight) if f32::is_finite(weight) && weight >= 0.0 => weight,
             _ => return Err(wrong(format!("{weight:?} is no weight (a finite number, 0 or more)"))),
         };
@@ -44,12 +53,20 @@ impl Rule {
 /// The largest weight a row may get: what is meant as a weight is far below it, and as copies it would fill a disk.
 pub const MOST: f64 = 1e6;
 
-/// Refuses rules that could multiply to more than [`MOST`].
+/// Refuses rules that could multiply to more than [`MOST`], or to so little that a float32 rounds it to 0.
 ///
 /// # Errors
 /// `Usage`.
 pub fn check_product(rules: &[Rule]) -> Result<()> {
     let most: f64 = rules.iter().map(|rule| f64::from(rule.weight).max(1.0)).product();
+    let small = rules.iter().map(|rule| f64::from(rule.weight)).filter(|weight| *weight > 0.0 && *weight < 1.0);
+    let least: f64 = small.product();
+    if least < f64::from(f32::MIN_POSITIVE) {
+        return Err(Error::usage(
+            format!("--upweight: rows could weigh {least:.0e}, which a float32 does not hold"),
+            "use larger weights: only their ratios matter to a trainer",
+        ));
+    }
     if most <= MOST {
         return Ok(());
     }
@@ -145,6 +162,7 @@ mod tests {
             ("12", "--upweight \"12\": no colon"),
             ("0-2:x", "--upweight \"0-2:x\": \"x\" is no weight (a finite number, 0 or more)"),
             ("0:-1", "--upweight \"0:-1\": \"-1\" is no weight (a finite number, 0 or more)"),
+            ("0:1e-50", "--upweight \"0:1e-50\": \"1e-50\" is too small for a float32 and would be 0"),
             ("0:NaN", "--upweight \"0:NaN\": \"NaN\" is no weight (a finite number, 0 or more)"),
             ("2-0:3", "--upweight \"2-0:3\": turns 2-0 run backwards"),
             ("tol=x:2", "--upweight \"tol=x:2\": unknown key \"tol\""),

@@ -1,5 +1,6 @@
 //! Rows: what one is, the schema it has on disk, and the files it is written to.
 
+mod checksum;
 pub mod compare;
 mod encode;
 pub mod jsonl;

@@ -5,11 +5,11 @@
 //! used: they destroy the alignment by which zstd sees that a prompt repeats the one before.
 
 use super::Ragged;
+use super::checksum::Checked;
 use crate::error::{Error, Result};
 use bytemuck::Pod;
 use parquet::basic::Encoding;
 use parquet::column::page::{CompressedPage, Page, PageWriter};
-use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use zstd::zstd_safe::{CParameter, Strategy};
 
 /// Pages of one list column, as they stand in the file. Chunks of consecutive batches are joined end to end.
@@ -127,7 +127,6 @@ pub(super) fn encode<T: Pod>(
     page_bytes: usize,
 ) -> Result<Chunk> {
     let width = size_of::<T>();
-    let mut out = TrackedWrite::new(Vec::new());
     let mut chunk = Chunk { rows: lists.ranges.len(), ..Chunk::default() };
     let mut gathered = Vec::new();
     let mut first = 0;
@@ -185,13 +184,12 @@ pub(super) fn encode<T: Pod>(
             statistics: None,
         };
         let page = CompressedPage::new(page, repetition.len() + definition.len() + raw.len());
-        let written = SerializedPageWriter::new(&mut out).write_page(page).map_err(|e| failed(&e))?;
+        let written = Checked(&mut chunk.bytes).write_page(page).map_err(|e| failed(&e))?;
         chunk.pages.push((written.bytes_written as usize, rows));
         chunk.values += values;
         chunk.uncompressed += written.uncompressed_size;
         first += rows;
     }
-    chunk.bytes = out.into_inner().map_err(|e| failed(&e))?;
     Ok(chunk)
 }
 

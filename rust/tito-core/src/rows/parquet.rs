@@ -2,6 +2,7 @@
 //! writers when a row group closes.
 
 use super::RowMeta;
+use super::checksum::Checked;
 use super::encode::{Body, EncodedBatch, WriteOptions};
 use super::pages::Chunk;
 use super::schema::{Cell, Column, Field, Kind, List, Structs};
@@ -9,15 +10,15 @@ use super::staged::{FinishedFile, Hashed, Staged};
 use crate::error::{Error, Result};
 use parquet::basic::{Compression, Encoding, LogicalType, Repetition, Type as Physical, ZstdLevel};
 use parquet::column::page::Page;
-use parquet::column::writer::ColumnCloseResult;
+use parquet::column::writer::{ColumnCloseResult, ColumnWriterImpl};
 use parquet::data_type::{
     ByteArray, ByteArrayType, DataType, FixedLenByteArray, FixedLenByteArrayType, FloatType, Int32Type, Int64Type,
 };
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ColumnChunkMetaData, KeyValue, OffsetIndexBuilder};
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr, WriterVersion};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
-use parquet::schema::types::{ColumnPath, Type, TypePtr};
+use parquet::schema::types::{ColumnDescPtr, ColumnPath, Type, TypePtr};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -244,7 +245,25 @@ fn cell_type<T>(name: &str, nullable: bool, cell: &Cell<T>) -> ParquetResult<Typ
     Ok(Arc::new(builder.with_repetition(repetition(nullable)).build()?))
 }
 
-type RowGroup<'a> = SerializedRowGroupWriter<'a, Hashed<File>>;
+/// A row group, leaf column by leaf column.
+struct RowGroup<'a> {
+    group: SerializedRowGroupWriter<'a, Hashed<File>>,
+    properties: WriterPropertiesPtr,
+    leaves: std::vec::IntoIter<ColumnDescPtr>,
+}
+
+impl RowGroup<'_> {
+    fn next_leaf(&mut self) -> ParquetResult<ColumnDescPtr> {
+        self.leaves.next().ok_or_else(|| ParquetError::General("more columns than the schema has".to_owned()))
+    }
+
+    fn append(&mut self, bytes: Vec<u8>, close: ColumnCloseResult) -> ParquetResult<()> {
+        // A page only because its buffer is a `ChunkReader` and can be made without a further crate.
+        let page =
+            Page::DictionaryPage { buf: bytes.into(), num_values: 0, encoding: Encoding::PLAIN, is_sorted: false };
+        self.group.append_column(page.buffer(), close)
+    }
+}
 
 fn write_row_group(
     writer: &mut SerializedFileWriter<Hashed<File>>,
@@ -253,37 +272,29 @@ fn write_row_group(
     meta: &[RowMeta],
     compression: Compression,
 ) -> ParquetResult<()> {
-    let schema = writer.schema_descr().columns().to_vec();
-    let mut leaf = 0;
+    let (properties, leaves) = (writer.properties().clone(), writer.schema_descr().columns().to_vec().into_iter());
     let mut lists = lists.iter_mut();
-    let mut group = writer.next_row_group()?;
+    let mut group = RowGroup { group: writer.next_row_group()?, properties, leaves };
     for column in columns {
         match &column.kind {
             Kind::List(_) => {
                 let chunk = lists.next().map(std::mem::take).unwrap_or_default();
-                write_pages(&mut group, chunk, schema[leaf].clone(), compression)?;
-                leaf += 1;
+                write_pages(&mut group, chunk, compression)?;
             }
             Kind::Scalar(cell) => {
                 let top = column.nullable.then(|| vec![0; meta.len()]);
                 write_cells(&mut group, cell, meta.iter(), column.nullable, top, None)?;
-                leaf += 1;
             }
-            Kind::Spans(spans) => leaf += write_structs(&mut group, meta, spans)?,
-            Kind::Calls(calls) => leaf += write_structs(&mut group, meta, calls)?,
+            Kind::Spans(spans) => write_structs(&mut group, meta, spans)?,
+            Kind::Calls(calls) => write_structs(&mut group, meta, calls)?,
         }
     }
-    group.close()?;
+    group.group.close()?;
     Ok(())
 }
 
 /// Writes a column chunk that consists of encoded pages.
-fn write_pages(
-    group: &mut RowGroup<'_>,
-    chunk: Chunk,
-    column: parquet::schema::types::ColumnDescPtr,
-    compression: Compression,
-) -> ParquetResult<()> {
+fn write_pages(group: &mut RowGroup<'_>, chunk: Chunk, compression: Compression) -> ParquetResult<()> {
     let mut index = OffsetIndexBuilder::new();
     let mut offset = 0;
     for (size, rows) in &chunk.pages {
@@ -291,7 +302,7 @@ fn write_pages(
         index.append_offset_and_size(offset, i32::try_from(*size)?);
         offset += *size as i64;
     }
-    let metadata = ColumnChunkMetaData::builder(column)
+    let metadata = ColumnChunkMetaData::builder(group.next_leaf()?)
         .set_compression(compression)
         .set_encodings(vec![Encoding::PLAIN, Encoding::RLE])
         .set_num_values(chunk.values as i64)
@@ -307,14 +318,11 @@ fn write_pages(
         column_index: None,
         offset_index: Some(index.build()),
     };
-    // A page only because its buffer is a `ChunkReader` and can be made without a further crate.
-    let buffer =
-        Page::DictionaryPage { buf: chunk.bytes.into(), num_values: 0, encoding: Encoding::PLAIN, is_sorted: false };
-    group.append_column(buffer.buffer(), close)
+    group.append(chunk.bytes, close)
 }
 
-/// Writes a nullable list of structs, a leaf column a field; says how many.
-fn write_structs<T: 'static>(group: &mut RowGroup<'_>, meta: &[RowMeta], structs: &Structs<T>) -> ParquetResult<usize> {
+/// Writes a nullable list of structs, a leaf column a field.
+fn write_structs<T: 'static>(group: &mut RowGroup<'_>, meta: &[RowMeta], structs: &Structs<T>) -> ParquetResult<()> {
     let Structs { get: find, fields, .. } = structs;
     let (mut definition, mut repetition) = (Vec::new(), Vec::new());
     for row in meta {
@@ -334,7 +342,7 @@ fn write_structs<T: 'static>(group: &mut RowGroup<'_>, meta: &[RowMeta], structs
         let items = meta.iter().filter_map(|row| find(row)).flatten();
         write_cells(group, &field.cell, items, field.nullable, Some(definition.clone()), Some(&repetition))?;
     }
-    Ok(fields.len())
+    Ok(())
 }
 
 /// Writes one leaf column. `definition` holds the levels of what the cells stand in, so the cell at a position whose
@@ -388,9 +396,12 @@ impl Levels<'_> {
                 values.push(cell.ok_or_else(missing)?);
             }
         }
-        let mut column = group.next_column()?.ok_or_else(missing)?;
-        column.typed::<D>().write_batch(&values, self.definition.as_deref(), self.repetition)?;
-        column.close()
+        let mut bytes = Vec::new();
+        let pages = Box::new(Checked(&mut bytes));
+        let mut column = ColumnWriterImpl::<D>::new(group.next_leaf()?, group.properties.clone(), pages);
+        column.write_batch(&values, self.definition.as_deref(), self.repetition)?;
+        let close = column.close()?;
+        group.append(bytes, close)
     }
 }
 

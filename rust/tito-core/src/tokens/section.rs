@@ -35,6 +35,8 @@ pub enum Cut {
     },
     /// It holds the section and cannot be cut.
     Stuck,
+    /// It holds the section's text where a word goes on before or behind it: no section ends there.
+    InWord,
 }
 
 /// How a section was cut.
@@ -77,7 +79,7 @@ impl Section {
         let Ok(text) = String::from_utf8(text) else { return Cut::Stuck };
         let (mut gone, mut sections, mut left) = (Vec::new(), 0, false);
         for segment in segments(tokenizer, message, &starts, header, role, &text) {
-            let (ranges, found) = without(&text[segment.clone()], &self.text);
+            let Some((ranges, found)) = without(&text[segment.clone()], &self.text) else { return Cut::InWord };
             sections += found;
             gone.extend(ranges.into_iter().map(|range| segment.start + range.start..segment.start + range.end));
             left |= !kept(&text, &gone, segment).trim().is_empty();
@@ -135,8 +137,9 @@ fn segments(
     segments
 }
 
-/// The byte ranges to take from a stretch of text, and how often the section stands in it.
-fn without(text: &str, section: &str) -> (Vec<Range<usize>>, usize) {
+/// The byte ranges to take from a stretch of text, and how often the section stands in it. `None` where it stands inside
+/// a word.
+fn without(text: &str, section: &str) -> Option<(Vec<Range<usize>>, usize)> {
     let mut blocks: Vec<Range<usize>> = Vec::new();
     let mut sections = 0;
     for (start, found) in text.match_indices(section) {
@@ -146,6 +149,9 @@ fn without(text: &str, section: &str) -> (Vec<Range<usize>>, usize) {
             Some(last) if text[last.end..start].trim().is_empty() => last.end = start + found.len(),
             _ => blocks.push(start..start + found.len()),
         }
+    }
+    if blocks.iter().any(|block| joins(text, block.start) || joins(text, block.end)) {
+        return None;
     }
     for block in &mut blocks {
         let left = text[..block.start].trim_end().len();
@@ -162,7 +168,14 @@ fn without(text: &str, section: &str) -> (Vec<Range<usize>>, usize) {
             left + before..block.end + behind
         };
     }
-    (blocks, sections)
+    Some((blocks, sections))
+}
+
+/// Whether a word goes on across this position.
+fn joins(text: &str, at: usize) -> bool {
+    // From here on stand scripts that put no space between words.
+    let in_word = |c: char| c < '\u{2E80}' && (c.is_alphanumeric() || c == '_');
+    text[..at].chars().next_back().is_some_and(in_word) && text[at..].chars().next().is_some_and(in_word)
 }
 
 /// What joins two texts: white space up to the last newline (what follows it is the indent of the text behind), or all

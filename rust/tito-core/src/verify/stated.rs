@@ -50,6 +50,7 @@ pub(super) fn group(files: &[String]) -> Result<Vec<Group>> {
         let reader = Reader::open(Path::new(file))?;
         let (told, optional) = (reader.metadata(), reader.optional());
         check(file, told, optional)?;
+        only_ours(file, &reader)?;
         let same = |group: &&mut Group| {
             let key = |key: &str| group.told.get(key) == told.get(key);
             key("tito.policies") && key("tito.given") && key("tito.version") && group.optional == optional
@@ -88,12 +89,13 @@ fn check(file: &str, told: &BTreeMap<String, String>, optional: OptionalColumns)
             "it is of an older tito: convert again",
         );
     }
-    // A manifest is for people too, and holds more than the file's keys.
-    if told.contains_key("tito.checksum") && !told::is_sealed(told) {
-        return wrong(
-            "what the file says of itself (tito.*) was changed after it was written".to_owned(),
-            "convert again, or take the file from where it was written",
-        );
+    if !told::is_sealed(told) {
+        let what = if told.contains_key("tito.checksum") {
+            "what the file says of itself (tito.*) was changed after it was written"
+        } else {
+            "what the file says of itself (tito.*) has no checksum: nobody can tell whether it was changed"
+        };
+        return wrong(what.to_owned(), "convert again, or take the file from where it was written");
     }
     let stored =
         told.get("tito.profile_json").filter(|_| told.get("tito.profile_source").is_some_and(|s| s == "found"));
@@ -115,6 +117,18 @@ fn check(file: &str, told: &BTreeMap<String, String>, optional: OptionalColumns)
         );
     }
     Ok(())
+}
+
+/// Refuses a column beside those of the schema: nothing that was captured says what it should hold.
+fn only_ours(file: &str, reader: &Reader) -> Result<()> {
+    match reader.others().first() {
+        None => Ok(()),
+        Some(name) => Err(Error::data(
+            Place::file(file),
+            format!("column {name} is none that `tito convert` writes"),
+            "verify the file as it was written: no column may be left out or added",
+        )),
+    }
 }
 
 /// A row of a rows file.
@@ -210,6 +224,7 @@ impl<'n> Stated<'n> {
                     entries.push(Entry { digest, row: row_number, names: stated.number(meta), read: 0 });
                 }
             }
+            only_ours(&group.files[file], &reader)?;
             starts.push(first + reader.rows());
         }
         entries.sort_unstable_by_key(|entry| (entry.digest, entry.row));

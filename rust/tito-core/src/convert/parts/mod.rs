@@ -19,6 +19,7 @@ use super::survey::{Survey, Weighing};
 use super::{Counts, GroupBy, Options, Plan, Progress, Ran, Taker, note, run, sources_of, workers};
 use crate::capture::{InputFile, split};
 use crate::error::{Error, Result};
+use crate::rows::told;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -125,7 +126,11 @@ pub fn judge_parts(options: Options, weighing: Weighing, files: &[InputFile], pa
     let passed_over: Vec<_> = files.iter().filter(|file| file.format.is_none()).map(|file| &file.file).collect();
     let first: Vec<_> = passed_over.iter().take(PASSED_OVER).collect();
     let passed_over = json!({"files": passed_over.len(), "first": first});
-    let mut told = report(&plan, &counts, [inputs_json(files), passed_over, json!(0)]);
-    told["outputs"] = Value::Array(outputs);
-    Ok(told)
+    let mut whole = report(&plan, &counts, [inputs_json(files), passed_over, json!(0)]);
+    whole["outputs"] = Value::Array(outputs);
+    if plan.options.jsonl {
+        // Their manifest is that of the whole run.
+        told::seal_manifest(&mut whole);
+    }
+    Ok(whole)
 }

@@ -2,12 +2,13 @@
 
 use super::super::schema::{Cell, Column, Kind, List, OptionalColumns, Structs};
 use super::super::staged::Hashed;
+use super::super::told;
 use super::super::{Batch, Ragged, RowMeta};
-use super::{BATCH_IDS, BATCH_ROWS, BROKEN, NOT_OURS, columns_there, empty};
+use super::{BATCH_IDS, BATCH_ROWS, BROKEN, NOT_OURS, columns_there, empty, is_ours};
 use crate::error::{Error, Place, Result};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Seek};
@@ -18,6 +19,7 @@ pub(super) struct Lines {
     name: String,
     file: BufReader<File>,
     optional: OptionalColumns,
+    others: BTreeSet<String>,
     line: Vec<u8>,
     number: u64,
 }
@@ -28,6 +30,7 @@ impl Lines {
             file: BufReader::new(file),
             name,
             optional: OptionalColumns::default(),
+            others: BTreeSet::new(),
             line: Vec::new(),
             number: 0,
         };
@@ -48,6 +51,11 @@ impl Lines {
 
     pub(super) fn optional(&self) -> OptionalColumns {
         self.optional
+    }
+
+    /// Keys met so far that are none of the schema's.
+    pub(super) fn others(&self) -> &BTreeSet<String> {
+        &self.others
     }
 
     fn next_line(&mut self) -> Result<bool> {
@@ -78,7 +86,8 @@ impl Lines {
                 break;
             }
             let mut reader = serde_json::Deserializer::from_slice(&self.line);
-            let read = OneRow { batch: &mut batch, columns: &columns }.deserialize(&mut reader);
+            let row = OneRow { batch: &mut batch, columns: &columns, others: &mut self.others };
+            let read = row.deserialize(&mut reader);
             read.and_then(|()| reader.end()).map_err(|error| self.wrong(&error, BROKEN))?;
         }
         Ok((!batch.meta.is_empty()).then_some(batch))
@@ -89,6 +98,7 @@ impl Lines {
 struct OneRow<'b> {
     batch: &'b mut Batch,
     columns: &'b [&'static Column],
+    others: &'b mut BTreeSet<String>,
 }
 
 impl<'de> DeserializeSeed<'de> for OneRow<'_> {
@@ -109,7 +119,13 @@ impl<'de> Visitor<'de> for OneRow<'_> {
         let mut seen = vec![false; self.columns.len()];
         let mut meta = RowMeta::default();
         let mut enter = |name: &str| -> std::result::Result<Option<&'static Column>, A::Error> {
-            let Some(at) = self.columns.iter().position(|column| column.name == name) else { return Ok(None) };
+            let Some(at) = self.columns.iter().position(|column| column.name == name) else {
+                // A column on request that the first row lacks may stand in a later one.
+                if !is_ours(name) && !self.others.contains(name) {
+                    self.others.insert(name.to_owned());
+                }
+                return Ok(None);
+            };
             if std::mem::replace(&mut seen[at], true) {
                 return Err(A::Error::custom(format!("{name} stands twice")));
             }
@@ -303,28 +319,7 @@ pub(super) fn manifest(rows: &Path) -> Result<(BTreeMap<String, String>, Option<
         let Some(output) = report["outputs"].as_array().and_then(|outputs| outputs.iter().find(|o| named(o))) else {
             continue;
         };
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let mut told = BTreeMap::new();
-        let mut tell = |key: &str, value: &Value| {
-            if !value.is_null() {
-                told.insert(key.to_owned(), text(value));
-            }
-        };
-        tell("tito.schema_version", &report["versions"]["schema"]);
-        tell("tito.version", &report["versions"]["tito"]);
-        tell("tito.rows", &report["policies"]["rows"]);
-        tell("tito.policies", &report["policies"]);
-        tell("tito.given", &report["given"]);
-        tell("tito.weights", &report["weights"]);
-        tell("tito.val", &report["val"]);
-        tell("tito.counts", &report["counts"]);
-        tell("tito.side", &output["side"]);
-        if let [profile] = &report["profiles"].as_array().map_or(&[][..], Vec::as_slice) {
-            tell("tito.profile", &profile["name"]);
-            tell("tito.profile_json", profile);
-            tell("tito.tokenizer_hash", &profile["tokenizer_hash"]);
-            tell("tito.template_hash", &profile["template_hash"]);
-        }
+        let told = told::of_manifest(&report, output);
         let written = output["bytes"].as_u64().zip(output["hash"].as_str());
         return Ok((told, written.map(|(bytes, hash)| Written { bytes, hash: hash.to_owned() })));
     }

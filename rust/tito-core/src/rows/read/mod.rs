@@ -3,13 +3,14 @@
 //! Columns are found by name and must be of the type that the schema declares; others are passed over. Batches hold
 //! about [`BATCH_IDS`] ids, so memory does not depend on the size of the file.
 
+mod damage;
 mod lines;
 mod pages;
 
 use super::schema::{COLUMNS, Column, Kind, List, OPTIONAL, VERSION};
 use super::{Batch, OptionalColumns, Ragged};
 use crate::error::{Error, Place, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -86,6 +87,15 @@ impl Reader {
         self.optional
     }
 
+    /// Columns met so far that are none of the schema's: they were passed over.
+    #[must_use]
+    pub fn others(&self) -> &BTreeSet<String> {
+        match &self.inner {
+            Inner::Pages(pages) => pages.others(),
+            Inner::Lines(lines) => lines.others(),
+        }
+    }
+
     /// Rows read so far.
     #[must_use]
     pub fn rows(&self) -> u64 {
@@ -122,6 +132,11 @@ fn columns_there(name: &str, has: impl Fn(&str) -> bool, seen: impl Fn() -> Stri
         labels: list(List::Labels),
         output_logprobs: list(List::OutputLogprobs),
     })
+}
+
+/// Whether the schema has a column of this name.
+fn is_ours(name: &str) -> bool {
+    COLUMNS.iter().chain(OPTIONAL).any(|column| column.name == name)
 }
 
 /// A batch that values can be put into.

@@ -2,7 +2,8 @@
 
 use super::super::schema::{Cell, Column, Kind, List, Structs};
 use super::super::{Batch, OptionalColumns, Ragged, RowMeta, Text};
-use super::{BATCH_IDS, BATCH_ROWS, BROKEN, NOT_OURS, Wrong, columns_there, empty};
+use super::damage::{damaged, guarded};
+use super::{BATCH_IDS, BATCH_ROWS, NOT_OURS, Wrong, columns_there, empty, is_ours};
 use crate::error::{Error, Place, Result};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, Float32Type, Int8Type, Int32Type, Int64Type};
@@ -10,7 +11,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
 /// See the module.
@@ -19,6 +20,7 @@ pub(super) struct Pages {
     file: File,
     metadata: ArrowReaderMetadata,
     optional: OptionalColumns,
+    others: BTreeSet<String>,
     next_group: usize,
     group: Option<ParquetRecordBatchReader>,
 }
@@ -26,28 +28,46 @@ pub(super) struct Pages {
 impl Pages {
     /// Opens a file, and gives what it says of itself.
     pub(super) fn open(file: File, name: String) -> Result<(Self, BTreeMap<String, String>)> {
-        let failed = |e: parquet::errors::ParquetError| Error::data(Place::file(&name), e.to_string(), BROKEN);
         // What another tool noted of its own types does not count, the columns do.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let metadata = ArrowReaderMetadata::load(&file, options).map_err(failed)?;
+        let load = || ArrowReaderMetadata::load(&file, options).map_err(|error| damaged(&name, &error.to_string()));
+        let metadata = guarded(&name, load)?;
         let names: Vec<&str> = metadata.schema().fields().iter().map(|field| field.name().as_str()).collect();
         let seen = || format!("its columns: {}", names.iter().take(8).copied().collect::<Vec<_>>().join(", "));
         let optional = columns_there(&name, |column| names.contains(&column), seen)?;
+        let (mut once, mut others) = (BTreeSet::new(), BTreeSet::new());
+        for column in &names {
+            if !once.insert(*column) {
+                return Err(Error::data(Place::file(&name), format!("two columns are called {column}"), NOT_OURS));
+            }
+            if !is_ours(column) {
+                others.insert((*column).to_owned());
+            }
+        }
         let stored = metadata.metadata().file_metadata().key_value_metadata().into_iter().flatten();
         let told = stored.filter(|pair| pair.key.starts_with("tito."));
         let told = told.map(|pair| (pair.key.clone(), pair.value.clone().unwrap_or_default())).collect();
-        Ok((Self { name, file, metadata, optional, next_group: 0, group: None }, told))
+        Ok((Self { name, file, metadata, optional, others, next_group: 0, group: None }, told))
     }
 
     pub(super) fn optional(&self) -> OptionalColumns {
         self.optional
     }
 
+    /// Columns that are none of the schema's.
+    pub(super) fn others(&self) -> &BTreeSet<String> {
+        &self.others
+    }
+
     /// The next rows; `first` is the number of the first one.
     pub(super) fn next_batch(&mut self, first: u64) -> Result<Option<Batch>> {
-        let failed = |name: &str, what: &dyn std::fmt::Display| {
-            Error::data(Place::file(name), format!("row {first} or behind: {what}"), BROKEN)
-        };
+        let name = self.name.clone();
+        guarded(&name, || self.read_batch(first))
+    }
+
+    fn read_batch(&mut self, first: u64) -> Result<Option<Batch>> {
+        let failed =
+            |name: &str, what: &dyn std::fmt::Display| damaged(name, &format!("row {first} or behind: {what}"));
         loop {
             if let Some(group) = &mut self.group {
                 match group.next() {
@@ -142,7 +162,7 @@ fn lists<P: ArrowPrimitiveType>(array: &ArrayRef, nullable: bool) -> Put<Ragged<
 
 fn structs<T: Default>(array: &ArrayRef, structs: &Structs<T>, rows: &mut [RowMeta]) -> Put {
     let lists = array.as_list_opt::<i32>()?;
-    let items = lists.values().as_struct_opt()?;
+    let items = lists.values().as_struct_opt().filter(|items| items.num_columns() == structs.fields.len())?;
     let mut made: Vec<T> = std::iter::repeat_with(T::default).take(items.len()).collect();
     let offsets = lists.value_offsets();
     for field in structs.fields {
