@@ -272,7 +272,10 @@ def test_turns_are_numbered_by_time(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"thnk": "keep"}, "options: unknown field `thnk`, expected one of `inputs`, `called`, `part`, `output`, `from`"),
+        (
+            {"thnk": "keep"},
+            "options: unknown field `thnk`, expected one of `inputs`, `called`, `part`, `output`, `from`",
+        ),
         ({"think": "cut"}, "options: unknown variant `cut`, expected one of `keep`, `strip`, `strip-all`, `mask`"),
         ({"tail": None}, "options: "),
         ({"rows": "tree"}, "options: unknown variant `tree`, expected one of `turn`, `merged`, `auto`"),
