@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 
+import made_tokenizers
 import pytest
 from records import TOOL, lines
 from scripted_engine import MODEL, ScriptedEngine
+from tito.serve.record import ServedAdapter, Serving
 
 HARNESS = """
 import os, openai
@@ -199,3 +201,47 @@ def test_the_view_says_what_goes_on(tmp_path):
     assert "1,234 sampled (55 a second)" in shown.get()
     assert "mismatch: 3 ids, 4 counted" in shown.get()
     assert "calls     2 (recorded 1, mismatch 1)" in farewell(recorder)
+
+
+def served(folder, **more):
+    """A record of a server, as `tito serve` writes it."""
+    known = dict.fromkeys(("base_hash", "dtype", "context_length", "tool_parser", "reasoning_parser"))
+    known |= {"url": "http://127.0.0.1:1", "engine": "vllm", "engine_version": "0.32.0", "model": MODEL}
+    known |= {"base": "/models/base", "architecture": "Qwen3ForCausalLM", "tokenizer_hash": "sha256:a"}
+    Serving(**{**known, "template_hash": None, **more}).save(folder / "serving.json")
+    return folder / "serving.json"
+
+
+def test_the_log_opens_with_what_is_served(tmp_path):
+    adapter = ServedAdapter(MODEL, "/adapters/one", "sha256:1", 8, 16.0)
+    file = served(tmp_path, adapters=[adapter], tool_parser="hermes")
+    with ScriptedEngine().serving() as upstream:
+        words = ("--upstream", upstream, "--out", tmp_path / "log", "--serving", file, "--quiet", "--env", "--")
+        result = record(*words, sys.executable, "-c", QUIET)
+    assert result.returncode == 7, result.stderr
+    [opening] = lines(tmp_path / "log", "identity")
+    assert (opening["tokenizer_hash"], opening["served"]["tool_parser"]) == ("sha256:a", "hermes")
+    assert opening["served"]["adapters"] == [{"name": MODEL, "hash": "sha256:1", "rank": 8, "alpha": 16.0}]
+    assert "/adapters/one" not in json.dumps(opening)
+
+
+@pytest.mark.parametrize(
+    ("more", "words", "said"),
+    [
+        ({"model": "other"}, (), "error: --serving names other, and the engine serves scripted\n"),
+        ({}, ("--tokenizer", "TOKENIZER"), "error: --serving says tokenizer sha256:a, and the engine's folder has "),
+    ],
+)
+def test_a_record_of_another_server_is_refused(tmp_path, more, words, said):
+    folder = made_tokenizers.save_qwen(tmp_path / "qwen3", "qwen3", made_tokenizers.template("qwen3")) if words else ""
+    words = [str(folder) if word == "TOKENIZER" else word for word in words]
+    with ScriptedEngine().serving() as upstream:
+        result = record(
+            "--upstream", upstream, "--out", tmp_path / "log", "--serving", served(tmp_path, **more), *words
+        )
+    assert result.returncode == 2
+    assert result.stderr.startswith(said), result.stderr
+    hint = "name the record of the server that --upstream leads to: `tito serve` writes it when it starts"
+    assert result.stderr.endswith(f"hint: {hint}\n")
+    missing = record("--upstream", "http://127.0.0.1:1", "--out", tmp_path / "log", "--serving", tmp_path / "gone.json")
+    assert (missing.returncode, missing.stderr.splitlines()[0]) == (3, f"error: {tmp_path}/gone.json: no such file")

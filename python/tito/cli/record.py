@@ -9,7 +9,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tito.errors import UsageError, WorldError, with_hint
 
@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=("auto", "vllm", "sglang", "other"), default="auto", help="how ids are asked for"
     )
     ids.add_argument("--tokenizer", metavar="DIR", help="the engine's tokenizer, for its hashes")
+    ids.add_argument("--serving", metavar="FILE", help="what `tito serve` wrote of the server: the log opens with it")
     who = parser.add_argument_group("calls")
     who.add_argument("--by-key", action="store_true", help="group calls without a session by (a hash of) their API key")
     who.add_argument("--upstream-key", metavar="ENV", help="send the engine the key in this variable, not the client's")
@@ -123,10 +124,19 @@ def _options(args: argparse.Namespace) -> Options:
         text_only=args.text_only,
         by_key=args.by_key,
         tokenizer=None if args.tokenizer is None else Path(args.tokenizer),
+        served=_served(args.serving),
         segment_bytes=args.segment_mb << 20,
         idle_seconds=args.timeout,
         headers=headers,
     )
+
+
+def _served(file: str | None) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    from tito.serve.record import Serving
+
+    return Serving.load(file).identity()
 
 
 async def _preflight(args: argparse.Namespace, options: Options) -> int:

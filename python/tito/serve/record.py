@@ -9,6 +9,7 @@ import platform
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tito.adapter import LoraAdapter
 from tito.errors import DataError, WorldError, with_hint
@@ -92,6 +93,13 @@ class Serving:
             raise with_hint(WorldError(f"{file}: no such file"), "`tito serve` writes it") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise with_hint(DataError(f"{file}: no record of a server: {error}"), "`tito serve` writes one") from None
+
+    def identity(self) -> dict[str, Any]:
+        """What a recorder's log keeps of the server: contents and flags, nothing of the machine."""
+        left_out = ("url", "base", "adapters", "command", "environment", "verified", "pid", "host", "version")
+        told = {name: value for name, value in asdict(self).items() if name not in left_out}
+        adapters = [{"name": a.name, "hash": a.hash, "rank": a.rank, "alpha": a.alpha} for a in self.adapters]
+        return {**told, "adapters": adapters}
 
     def adapter(self, name: str | None) -> ServedAdapter:
         """The adapter of a name, or the only one. `DataError` where there is none, or several and no name."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tito.errors import TitoError, UsageError
+from tito.errors import TitoError, UsageError, with_hint
 
 if TYPE_CHECKING:
     import aiohttp
@@ -46,6 +46,7 @@ class Engine:
     tokenizer_hash: str | None = None
     template_hash: str | None = None
     tokenizer_from: str | None = None
+    served: dict[str, Any] | None = None
 
     def switches(self, route: str, *, stream: bool) -> list[tuple[str, str]]:
         """Members that make a request return ids, as JSON."""
@@ -62,13 +63,14 @@ class Engine:
             "tokenizer_hash": self.tokenizer_hash,
             "template_hash": self.template_hash,
             "tokenizer_from": self.tokenizer_from,
+            "served": self.served,
         }
 
 
 async def find_engine(client: aiohttp.ClientSession, options: Options) -> Engine:
     """Looks at an engine. One that cannot be reached yet is `other` without models: the recorder may start first.
 
-    `UsageError` when the folder of `--tokenizer` holds none.
+    `UsageError` when the folder of `--tokenizer` holds none, or what is served is not what `served` says.
     """
     root = options.upstream.root
     listed = await _get(client, f"{options.upstream.api}/models", options)
@@ -89,7 +91,10 @@ async def find_engine(client: aiohttp.ClientSession, options: Options) -> Engine
     else:
         name = "vllm" if "vllm" in owners or version else "other"
     tokenizer, template, where = _hashes(options.tokenizer, paths)
-    return Engine(name, version if isinstance(version, str) else None, models, tokenizer, template, where)
+    if options.served is not None:
+        tokenizer, template = _agreed(options.served, models, tokenizer, template)
+    version = version if isinstance(version, str) else None
+    return Engine(name, version, models, tokenizer, template, where, options.served)
 
 
 def overflows(status: int, body: bytes) -> bool:
@@ -115,6 +120,23 @@ async def _get(client: aiohttp.ClientSession, url: str, options: Options) -> dic
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _agreed(
+    served: dict[str, Any], models: list[dict[str, Any]], tokenizer: str | None, template: str | None
+) -> tuple[str | None, str | None]:
+    """Both hashes, where the server's record and what is seen of the engine agree; `UsageError` where they do not."""
+    hint = "name the record of the server that --upstream leads to: `tito serve` writes it when it starts"
+    there = {str(model.get("id")) for model in models}
+    named = [served["model"], *(adapter["name"] for adapter in served["adapters"])]
+    if there and (gone := [name for name in named if name not in there]):
+        raise with_hint(
+            UsageError(f"--serving names {gone[0]}, and the engine serves {', '.join(sorted(there))}"), hint
+        )
+    for what, seen in (("tokenizer", tokenizer), ("template", template)):
+        if None not in (seen, said := served[f"{what}_hash"]) and seen != said:
+            raise with_hint(UsageError(f"--serving says {what} {said}, and the engine's folder has {seen}"), hint)
+    return tokenizer or served["tokenizer_hash"], template or served["template_hash"]
 
 
 def _hashes(given: Path | None, paths: list[str]) -> tuple[str | None, str | None, str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from tito.errors import UsageError, with_hint
@@ -55,6 +55,7 @@ class Options:
     - `on_missing`: a reply without ids fails the client's request (`fail`), goes on and is counted (`pass`), or goes on
       and is recorded as text (`mark`).
     - `text_only`: ids are not even asked for.
+    - `served`: what the server says of itself (`tito.serve.record.Serving.identity()`); the log opens with it.
     - `by_key`: calls without a session are grouped by a hash of their API key, not by their prompts.
 
     >>> Options(upstream=Upstream.parse("http://127.0.0.1:8000"), out=Path("log")).durability
@@ -71,6 +72,7 @@ class Options:
     text_only: bool = False
     by_key: bool = False
     tokenizer: Path | None = None
+    served: dict[str, Any] | None = None
     segment_bytes: int = 256 << 20
     request_bytes: int = 256 << 20
     open_calls: int = 4096
