@@ -128,7 +128,7 @@ def test_without_a_profile_the_finish_word_tells_truncation(tmp_path):
     lines = [json.dumps({**UNKNOWN, "finish": word, "call_id": word}) for word in ("stop", "length")]
     run = runs.convert(dumps.write(tmp_path / "d.jsonl", *lines), tmp_path / "o.parquet")
     assert (run.counts["skipped"], [row["call_id"] for row in run.rows]) == ({"truncated": 1}, ["stop"])
-    assert run.counts["truncation_judged"] == {"by_last_id": 0, "by_finish": 2}
+    assert run.counts["truncation_judged"] == {"by_last_id": 0, "by_finish": 2, "by_nothing": 0}
 
 
 def test_a_given_profile_must_fit(tmp_path):

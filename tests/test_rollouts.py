@@ -174,3 +174,62 @@ def test_a_field_that_is_there_and_is_none_is_bad_data(tmp_path, form, field, sa
     assert text.endswith(f": {said} (bad calls: bad_field 1)")
     run = converted(tmp_path, *lines, bad="skip")
     assert (len(run.rows), run.counts["skipped"]) == (1, {"bad_field": 1})
+
+
+def warned(tmp_path, name, **options):
+    report = tito.convert(tmp_path / "dump.jsonl", tmp_path / "again.parquet", **options)
+    return [warning for warning in report.warnings() if warning.startswith(f"{name}:")]
+
+
+def test_turns_that_contradict_the_prompts_are_warned_of(tmp_path):
+    first = dumps.line(0, turn=None, started=None)
+    record = json.loads(first)
+    longer = [*record["prompt_ids"], *record["output_ids"], 198, *dumps.PROMPT]
+    second = dumps.line(1, turn=None, prompt_ids=longer)
+    dump = tmp_path / "dump.jsonl"
+    for lines, expected in (((first, second), 0), ((second, first), 1)):
+        run = converted(tmp_path, *lines, rows="merged")
+        assert run.counts["backwards"] == expected
+        [row] = run.rows
+        assert row["input_ids"] == [*longer, *json.loads(second)["output_ids"]]
+    assert warned(tmp_path, "turns_against_prompts") == [
+        f"turns_against_prompts: 1 call has a turn before the one that it continues ({dump}: record 1 is turn 0 and "
+        f'continues {dump}: record 2, turn 1), so rules about turns mean others. Give each call its "turn" or when it '
+        '"started"'
+    ]
+
+
+def test_calls_without_a_rollout_are_warned_of(tmp_path):
+    converted(tmp_path, dumps.line(0, rollout_id=None), dumps.line(1))
+    assert warned(tmp_path, "unnamed") == [
+        'unnamed: 1 call names no rollout: each stands alone, without merging and --val. Put "rollout_id" at the top '
+        "of each record"
+    ]
+
+
+def test_nothing_is_said_to_be_told_that_was_not(tmp_path):
+    line = {"prompt_ids": [1, 2], "output_ids": [3], "rollout_id": "r"}
+    lines = [json.dumps({**line, **more}) for more in ({}, {"finish": "stop", "output_ids": [4]})]
+    run = converted(tmp_path, *lines)
+    assert run.counts["truncation_judged"] == {"by_last_id": 0, "by_finish": 1, "by_nothing": 1}
+    assert warned(tmp_path, "judged_by_nothing") == [
+        "judged_by_nothing: nothing tells whether 1 outputs were cut off (no profile fits, and no finish word is "
+        "there); they were kept. Name the tokenizer with --profile"
+    ]
+    with pytest.raises(tito.TitoError, match=r'first .*: record 1, turn 0: the finish word is "length"'):
+        converted(tmp_path, json.dumps({**line, "finish": "length"}))
+
+
+def test_replies_without_ids_get_the_hint_they_need(tmp_path):
+    reply = {"id": "c", "object": "chat.completion", "choices": [{"index": 0, "finish_reason": "stop"}]}
+    with pytest.raises(tito.TitoError, match="no row is left of 1 calls") as refused:
+        converted(tmp_path, json.dumps(reply))
+    assert refused.value.hint == (
+        'the engine was not asked for ids: send it "return_token_ids": true, or run it behind `tito record`; ids cannot '
+        "be made up afterwards"
+    )
+
+
+def test_policies_are_policies(tmp_path):
+    with pytest.raises(tito.UsageError, match=r"policies: a dict is no tito\.Policies"):
+        tito.convert("calls.jsonl", tmp_path / "rows.parquet", policies={"think": "strip"})

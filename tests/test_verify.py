@@ -670,4 +670,4 @@ def test_files_without_rows_are_of_captures_that_give_none(kept):
     pq.write_table(pq.read_table("rows.parquet").slice(0, 30), "rows.parquet")
     found = tito.verify("rows.parquet", "calls.jsonl")
     assert (found.ok, found.rows, found.missing) == (True, 30, 6)
-    assert "not here  6 rows of these captures are in no file named" in found.text()
+    assert "not here  6 rows that these captures also give are in no file named" in found.text()

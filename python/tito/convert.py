@@ -10,6 +10,7 @@ from typing import Any
 from tito import _core
 from tito._core import Progress
 from tito.calls import Policies, check_count
+from tito.errors import UsageError, with_hint
 from tito.paths import Paths, utf8_path, utf8_paths
 from tito.profile import Profile
 from tito.profile.find import find_profile
@@ -111,6 +112,9 @@ def core_options(
 ) -> dict[str, Any]:
     """What the core's options are called, and what they are."""
     check_count("workers", workers)
+    if not isinstance(policies, Policies):
+        hint = 'give tito.Policies(think="strip", ...)'
+        raise with_hint(UsageError(f"policies: a {type(policies).__name__} is no tito.Policies"), hint)
     known = find_profile(profile)
     return {
         **policies.to_dict(),

@@ -69,7 +69,8 @@ class Verification:
             )
             if captures["rows_not_here"]:
                 lines.append(
-                    f"not here  {_many(captures['rows_not_here'], 'row')} of these captures are in no file named"
+                    f"not here  {_many(captures['rows_not_here'], 'row')} that these captures also give are in no file "
+                    "named"
                 )
         if moved["files"]:
             stated, read = moved["first"][0]

@@ -131,7 +131,11 @@ def run(args: argparse.Namespace) -> int:
             stem, extension = os.path.splitext(file)
             file = f"{stem}-*{extension}"
         as_it_is = _AS_IT_IS[chosen.rows]
-        print(f"note: these are {as_it_is}. For TRL: tito convert {file} --format trl -o trl.parquet", file=sys.stderr)
+        train = report.data["counts"]["sides"]["train"]
+        # TRL takes no weights: without --weights the export would be refused.
+        copies = "" if train["weight"] == train["rows"] else " --weights copies"
+        then = f"tito convert {file} --format trl{copies} -o trl.parquet"
+        print(f"note: these are {as_it_is}. For TRL: {then}", file=sys.stderr)
     return os.EX_OK
 
 

@@ -234,7 +234,9 @@ def _truncated(data: Mapping[str, Any]) -> str:
         "mask": f"{_many(counts['tokens']['truncated_masked'], 'id')} masked",
         "keep": "kept and flagged",
     }[policy]
-    return f"{fate}; judged by last id {judged['by_last_id']:,}, by finish word {judged['by_finish']:,}"
+    words = (("last id", "by_last_id"), ("finish word", "by_finish"), ("nothing", "by_nothing"))
+    told = [f"by {word} {judged[key]:,}" for word, key in words if judged[key] or key != "by_nothing"]
+    return f"{fate}; judged {', '.join(told)}"
 
 
 def _prompts(counts: Mapping[str, Any]) -> Iterable[str]:

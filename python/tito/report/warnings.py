@@ -150,6 +150,22 @@ def _judgement(data: Mapping[str, Any]) -> Iterable[str]:
             f"disputed: the calls of {n:,} {'rollout' if n == 1 else 'rollouts'} say unlike rewards or statuses; a "
             "rollout has one of each, and the latest call's word counts"
         )
+    if n := counts["truncation_judged"]["by_nothing"]:
+        yield (
+            f"judged_by_nothing: nothing tells whether {n:,} outputs were cut off (no profile fits, and no finish word "
+            "is there); they were kept. Name the tokenizer with --profile"
+        )
+    if n := counts["backwards"]:
+        yield (
+            f"turns_against_prompts: {n:,} {'call has a turn' if n == 1 else 'calls have turns'} before the one that "
+            f"{'it continues' if n == 1 else 'they continue'} ({counts['backwards_first']}), so rules about turns "
+            'mean others. Give each call its "turn" or when it "started"'
+        )
+    if n := counts["unnamed"]:
+        yield (
+            f"unnamed: {n:,} {'call names' if n == 1 else 'calls name'} no rollout: each stands alone, without merging "
+            'and --val. Put "rollout_id" at the top of each record'
+        )
     if counts["repeated_ids"]:
         yield (
             f"repeated_ids: {counts['repeated_ids']:,} calls have the very ids of another call under another name; "

@@ -133,7 +133,9 @@ impl Plan {
         }
         let truncated = is_truncated(known, call, output, counts);
         if truncated && options.truncated == Truncated::Drop {
-            return Err(Refusal::new(Skip::Truncated, "the output does not end in a stop id"));
+            let why =
+                if known.is_some() { "the output does not end in a stop id" } else { "the finish word is \"length\"" };
+            return Err(Refusal::new(Skip::Truncated, why));
         }
         let opened = look_for_thinking(known, prompt, output, found, counts);
         let muted = (truncated && options.truncated == Truncated::Mask).then_some(Muted::Truncated);
@@ -220,7 +222,12 @@ fn is_truncated(known: Option<&Known>, call: &Call, output: &[Id], counts: &mut 
             !(call.stop_string || told || ends_in(&known.profile.stop_ids) || ends_in(&call.stop_ids))
         }
         None => {
-            counts.judged_by_finish += 1;
+            let told = if call.finish == Finish::Unknown {
+                &mut counts.judged_by_nothing
+            } else {
+                &mut counts.judged_by_finish
+            };
+            *told += 1;
             call.finish == Finish::Length
         }
     }

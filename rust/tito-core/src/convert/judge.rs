@@ -26,9 +26,15 @@ pub(super) fn judge(plan: &Plan, counts: &Counts, files: usize) -> Result<()> {
         let first = counts.examples.values().flatten().next();
         let first = first.map_or(String::new(), |e| format!("; first {}: {}", e.place, e.message));
         let names: Vec<_> = counts.skipped.iter().map(|(reason, n)| format!("{} {n}", reason.name())).collect();
+        let without_ids = counts.skipped.get(&Skip::NoCapture).copied().unwrap_or(0) == counts.calls_seen;
         return Err(Error::check(
             format!("no row is left of {} calls (skipped: {}){first}", counts.calls_seen, names.join(", ")),
-            "choose other policies, or --expect-rows 0 if that is right",
+            if without_ids {
+                "the engine was not asked for ids: send it \"return_token_ids\": true, or run it behind `tito record`; ids \
+                 cannot be made up afterwards"
+            } else {
+                "choose other policies, or --expect-rows 0 if that is right"
+            },
         ));
     }
     Ok(())

@@ -192,6 +192,8 @@ pub struct Counts {
     pub judged_by_id: u64,
     /// See above.
     pub judged_by_finish: u64,
+    /// Nothing told of truncation.
+    pub judged_by_nothing: u64,
     /// Rows whose prompt is not what the engine saw.
     pub prompts_changed: u64,
     /// Calls whose ids are those of another call.
@@ -200,6 +202,12 @@ pub struct Counts {
     pub unplaced: u64,
     /// Rollouts that are told of and have no call.
     pub without_calls: u64,
+    /// Calls of replies that name no rollout.
+    pub unnamed: u64,
+    /// Calls whose turn comes before that of the call they continue.
+    pub backwards: u64,
+    /// The first of them.
+    pub backwards_first: Option<String>,
     /// Rollouts whose calls say unlike things of how they ended.
     pub disputed: u64,
     /// Rows by identity.
@@ -303,11 +311,15 @@ impl Counts {
         self.lengths.extend(other.lengths);
         self.judged_by_id += other.judged_by_id;
         self.judged_by_finish += other.judged_by_finish;
+        self.judged_by_nothing += other.judged_by_nothing;
         self.prompts_changed += other.prompts_changed;
         self.repeated_ids += other.repeated_ids;
         self.unplaced += other.unplaced;
         self.without_calls += other.without_calls;
         self.disputed += other.disputed;
+        self.unnamed += other.unnamed;
+        self.backwards += other.backwards;
+        self.backwards_first = self.backwards_first.take().or(other.backwards_first);
         for (name, n) in other.identities {
             *self.identities.entry(name).or_default() += n;
         }
@@ -362,9 +374,12 @@ impl Counts {
             "merge": self.merge, "section": self.section,
             "prove_think": self.proof.as_ref().map(Proof::to_json), "turns": turns,
             "lengths": self.length_percentiles(),
-            "truncation_judged": {"by_last_id": self.judged_by_id, "by_finish": self.judged_by_finish},
+            "truncation_judged": {
+                "by_last_id": self.judged_by_id, "by_finish": self.judged_by_finish, "by_nothing": self.judged_by_nothing,
+            },
             "prompts_changed": self.prompts_changed, "repeated_ids": self.repeated_ids,
-            "unplaced": self.unplaced, "without_calls": self.without_calls, "disputed": self.disputed,
+            "unplaced": self.unplaced, "without_calls": self.without_calls, "disputed": self.disputed, "unnamed": self.unnamed,
+            "backwards": self.backwards, "backwards_first": self.backwards_first,
             "identities": self.identities, "served": self.served.iter().map(served_json).collect::<Vec<_>>(), "upweight": hits,
         })
     }

@@ -13,7 +13,7 @@ use super::options::{Ambiguous, Rows, Tail, Think};
 use super::report::Counts;
 use super::sight::Sighted;
 use crate::capture::Skip;
-use crate::error::Result;
+use crate::error::{Place, Result};
 use crate::ids::Id;
 use crate::ids::merge::Forest;
 use crate::ids::think::{Found, Opened};
@@ -107,6 +107,22 @@ impl Plan {
             }
         }
         let used: Vec<usize> = order.iter().copied().filter(|call| verdicts[*call].is_some()).collect();
+        if scope.who.rollout_id.is_none() {
+            counts.unnamed += calls.len() as u64;
+        }
+        for call in &used {
+            let (call, Some(parent)) = (&calls[*call], parents[*call].map(|parent| &calls[parent as usize])) else {
+                continue;
+            };
+            if let (Some(turn), Some(before)) = (call.turn, parent.turn)
+                && turn < before
+            {
+                counts.backwards += 1;
+                let place = |call: &Sighted<'_>| Place::record(call.file, call.call.record);
+                let say = || format!("{} is turn {turn} and continues {}, turn {before}", place(call), place(parent));
+                counts.backwards_first.get_or_insert_with(say);
+            }
+        }
         let mut has_child = vec![false; calls.len()];
         used.iter().filter_map(|call| parents[*call]).for_each(|parent| has_child[parent as usize] = true);
         let leaves: Vec<usize> = used.iter().copied().filter(|call| !has_child[*call]).collect();
