@@ -127,7 +127,7 @@ bench: venv ## what it costs, beside the same job done in Python
 	$(VENV)/bin/python benches/record.py
 
 fuzz: ## every fuzz target for FUZZ_SECONDS
-	cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz@0.13.2
 	set -e; targets=$$(cargo fuzz list --fuzz-dir rust/fuzz); test -n "$$targets"; for target in $$targets; do \
 	    mkdir -p rust/fuzz/corpus/$$target; \
 	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir rust/fuzz --sanitizer none $$target \

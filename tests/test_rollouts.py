@@ -225,8 +225,8 @@ def test_replies_without_ids_get_the_hint_they_need(tmp_path):
     with pytest.raises(tito.TitoError, match="no row is left of 1 calls") as refused:
         converted(tmp_path, json.dumps(reply))
     assert refused.value.hint == (
-        'the engine was not asked for ids: send it "return_token_ids": true, or run it behind `tito record`; ids cannot '
-        "be made up afterwards"
+        'the engine was not asked for ids: send it "return_token_ids": true, or run it behind `tito record`; ids '
+        "cannot be made up afterwards"
     )
 
 
