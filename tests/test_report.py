@@ -92,6 +92,7 @@ DATA = {
         "disputed": 0,
         "unnamed": 0,
         "backwards": 0,
+        "unread": {},
         "backwards_first": None,
         "identities": {"qwen3": 571},
         "served": [],

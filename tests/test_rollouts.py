@@ -233,3 +233,15 @@ def test_replies_without_ids_get_the_hint_they_need(tmp_path):
 def test_policies_are_policies(tmp_path):
     with pytest.raises(tito.UsageError, match=r"policies: a dict is no tito\.Policies"):
         tito.convert("calls.jsonl", tmp_path / "rows.parquet", policies={"think": "strip"})
+
+
+@pytest.mark.parametrize("form", ["line", "logged"])
+def test_keys_that_look_like_others_are_told(tmp_path, form):
+    make = getattr(dumps, form)
+    converted(tmp_path, make(0, tsk_id="t", rewrd=1, model="m"), make(1, tsk_id="t", state="x"))
+    assert warned(tmp_path, "unread_keys") == [
+        "unread_keys: some records have keys that nobody reads: 'rewrd' (1; 'reward' is read), 'tsk_id' (2; 'task_id' "
+        "is read)"
+    ]
+    converted(tmp_path, make(0, task_id="t", model="m", ended=1.0))
+    assert warned(tmp_path, "unread_keys") == []

@@ -161,6 +161,9 @@ def _judgement(data: Mapping[str, Any]) -> Iterable[str]:
             f"{'it continues' if n == 1 else 'they continue'} ({counts['backwards_first']}), so rules about turns "
             'mean others. Give each call its "turn" or when it "started"'
         )
+    if unread := counts["unread"]:
+        keys = ", ".join(f"{key!r} ({n:,}; {meant!r} is read)" for key, (meant, n) in sorted(unread.items()))
+        yield f"unread_keys: some records have keys that nobody reads: {keys}"
     if n := counts["unnamed"]:
         yield (
             f"unnamed: {n:,} {'call names' if n == 1 else 'calls name'} no rollout: each stands alone, without merging "

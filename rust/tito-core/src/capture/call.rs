@@ -4,6 +4,7 @@ use super::Record;
 use super::exchange::Exchanges;
 use super::outcome::Outcome;
 use super::served::Served;
+use super::unread::Unread;
 use crate::ids::Id;
 use crate::ids::select::Notes;
 use crate::json::{Cursor, Fault, IdFault, IdList, IdReader, Scalar};
@@ -506,6 +507,8 @@ pub struct Parsed<'a> {
     pub lost: Vec<Lost>,
     /// What is said of the engine.
     pub served: Vec<Served>,
+    /// Keys that were passed over.
+    pub unread: Unread,
     /// What the calls were asked and answered, where it is asked for.
     pub exchanges: Option<Box<Exchanges>>,
     /// Lines that are not empty, in the order of the input.

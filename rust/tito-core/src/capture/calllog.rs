@@ -92,7 +92,9 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
                 })?;
             }
             _ => {
-                who.take(key, c)?;
+                if !who.take(key, c)? && version.is_none() {
+                    parsed.unread.note(key);
+                }
             }
         }
         Ok(())

@@ -18,6 +18,7 @@ mod served;
 mod sniff;
 mod sources;
 mod split;
+mod unread;
 
 pub use call::{Bad, Call, Finish, Line, Lost, Parsed, Piece, Skip, Who, status};
 pub use calllog::read_reply;
@@ -28,6 +29,7 @@ pub use served::Served;
 pub use sniff::{FORMATS, Format};
 pub use sources::{InputFile, Sources, Unit, format_of};
 pub use split::split;
+pub use unread::Unread;
 
 use crate::error::Place;
 use crate::json::{Cursor, Fault};

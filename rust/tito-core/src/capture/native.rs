@@ -6,6 +6,7 @@
 use super::Record;
 use super::call::{Bad, Call, Finish, Parsed, Piece, Who, notes, seconds, stop_ids, text, turn};
 use super::response::floats;
+use super::unread::Unread;
 use crate::json::{Cursor, Fault};
 
 /// Keys of rows, not of captures.
@@ -37,11 +38,11 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
                 }
             }
             b"metadata" => {
-                c.object::<Fault>(|c, key| small_key(c, key, &mut call, &mut who))?;
+                c.object::<Fault>(|c, key| small_key(c, key, &mut call, &mut who, &mut parsed.unread))?;
             }
             _ => match LOSS.iter().find(|name| name.as_bytes() == key) {
                 Some(name) => loss = if c.raw()? == b"null" { loss } else { Some(name) },
-                None => small_key(c, key, &mut call, &mut who)?,
+                None => small_key(c, key, &mut call, &mut who, &mut parsed.unread)?,
             },
         }
         Ok(())
@@ -70,7 +71,7 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
     Ok(())
 }
 
-fn small_key(c: &mut Cursor<'_>, key: &[u8], call: &mut Call, who: &mut Who) -> Result<(), Fault> {
+fn small_key(c: &mut Cursor<'_>, key: &[u8], call: &mut Call, who: &mut Who, unread: &mut Unread) -> Result<(), Fault> {
     match key {
         b"finish" | b"finish_reason" => call.finish = c.text_value()?.map_or(Finish::Unknown, |w| Finish::parse(&w)),
         b"stop_string" => call.stop_string = c.text_value()?.is_some(),
@@ -86,7 +87,9 @@ fn small_key(c: &mut Cursor<'_>, key: &[u8], call: &mut Call, who: &mut Who) -> 
         b"parse_error" => call.parse_error = c.scalar()?.is_true(),
         b"error" => call.failed |= !matches!(c.raw()?, b"null" | b"false" | b"\"\""),
         _ => {
-            who.take(key, c)?;
+            if !who.take(key, c)? {
+                unread.note(key);
+            }
         }
     }
     Ok(())

@@ -324,6 +324,7 @@ fn read_and_convert(
         let mut counts = Counts::default();
         count_lost(&parsed.lost, &mut counts);
         counts.serve(std::mem::take(&mut parsed.served));
+        counts.unread = parsed.unread.like();
         let mut planned = Vec::new();
         let mut sighted = sight(&parsed, &shared.plan.identities);
         if let Some(watch) = shared.watch {

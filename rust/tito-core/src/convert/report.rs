@@ -208,6 +208,8 @@ pub struct Counts {
     pub backwards: u64,
     /// The first of them.
     pub backwards_first: Option<String>,
+    /// Keys that nobody read and that look like others: those, and how often they were there.
+    pub unread: BTreeMap<Text, (Text, u64)>,
     /// Rollouts whose calls say unlike things of how they ended.
     pub disputed: u64,
     /// Rows by identity.
@@ -319,6 +321,9 @@ impl Counts {
         self.disputed += other.disputed;
         self.unnamed += other.unnamed;
         self.backwards += other.backwards;
+        for (key, (meant, times)) in other.unread {
+            self.unread.entry(key).or_insert((meant, 0)).1 += times;
+        }
         self.backwards_first = self.backwards_first.take().or(other.backwards_first);
         for (name, n) in other.identities {
             *self.identities.entry(name).or_default() += n;
@@ -379,7 +384,7 @@ impl Counts {
             },
             "prompts_changed": self.prompts_changed, "repeated_ids": self.repeated_ids,
             "unplaced": self.unplaced, "without_calls": self.without_calls, "disputed": self.disputed, "unnamed": self.unnamed,
-            "backwards": self.backwards, "backwards_first": self.backwards_first,
+            "backwards": self.backwards, "unread": self.unread, "backwards_first": self.backwards_first,
             "identities": self.identities, "served": self.served.iter().map(served_json).collect::<Vec<_>>(), "upweight": hits,
         })
     }
