@@ -29,25 +29,32 @@ const MOST: usize = 64;
 /// Keys that were passed over, and how often those were that look like another.
 #[derive(Debug, Default)]
 pub struct Unread {
-    seen: Vec<(Box<[u8]>, Option<&'static str>, u64)>,
+    seen: Vec<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    key: Box<[u8]>,
+    meant: Option<&'static str>,
+    times: u64,
 }
 
 impl Unread {
     /// Notes a key that was passed over.
     pub(super) fn note(&mut self, key: &[u8]) {
-        if let Some((_, _, times)) = self.seen.iter_mut().find(|(seen, _, _)| **seen == *key) {
-            *times += 1;
+        if let Some(seen) = self.seen.iter_mut().find(|seen| *seen.key == *key) {
+            seen.times += 1;
         } else if self.seen.len() < MOST {
             let meant = std::str::from_utf8(key).ok().and_then(meant);
-            self.seen.push((key.into(), meant, 1));
+            self.seen.push(Seen { key: key.into(), meant, times: 1 });
         }
     }
 
     /// The keys that look like others: what they look like, and how often they were there.
     #[must_use]
     pub fn like(&self) -> BTreeMap<Text, (Text, u64)> {
-        let like = self.seen.iter().filter_map(|(key, meant, times)| {
-            Some((Text::from(std::str::from_utf8(key).ok()?), (Text::from((*meant)?), *times)))
+        let like = self.seen.iter().filter_map(|seen| {
+            Some((Text::from(std::str::from_utf8(&seen.key).ok()?), (Text::from(seen.meant?), seen.times)))
         });
         like.collect()
     }
