@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -201,6 +203,66 @@ def test_an_attempt_is_opened_once(tmp_path):
     tito.convert(tmp_path, tmp_path / "rows.parquet")
     rows = {row.call_id: (row.attempt, row.turn, row.reward) for row in tito.open_rows(tmp_path / "rows.parquet")}
     assert rows == {first.id: (0, 0, 0.0), second.id: (1, 0, 1.0)}
+
+
+@pytest.mark.parametrize("how", ["begin", "header", "late"])
+def test_an_attempt_says_nothing_of_the_one_before(tmp_path, how):
+    """The same first prompt: what the second attempt goes on with leaves the first one's reply as it was."""
+    first = [SYSTEM, user("do it")]
+    with recorder(tmp_path) as (url, engine, _):
+        at = f"{root(url)}/s/r"
+        headers = [{"x-tito-attempt": str(n)} if how == "header" else None for n in range(2)]
+        if how != "header":
+            post(f"{at}/begin", {"attempt": 0})
+        if how == "late":
+            # The first attempt is ended while its reply is on its way.
+            engine.delay = 0.3
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(ask, f"{at}/v1", first, scripted={"reply": "one"})
+                while not engine.requests:
+                    time.sleep(0.01)
+                post(f"{at}/end", {"reward": 1.0})
+                waiting.result()
+            engine.delay = 0.0
+        else:
+            ask(f"{at}/v1", first, headers=headers[0], scripted={"reply": "one"})
+            post(f"{at}/end", {"reward": 1.0})
+        if how != "header":
+            post(f"{at}/begin", {"attempt": 1})
+        ask(f"{at}/v1", first, headers=headers[1], scripted={"reply": "two"})
+        ask(f"{at}/v1", [*first, assistant("two"), user("go on")], headers=headers[1])
+        ask(f"{at}/v1", [*first, user("go on otherwise")], headers=headers[1])
+        post(f"{at}/end", {"reward": 0.0})
+    assert lines(tmp_path, "mark") == []
+    assert [(line["attempt"], line["kind"]) for line in lines(tmp_path)] == [(n, "solver") for n in (0, 1, 1, 1)]
+    assert tito.check(tmp_path).skipped == {}
+
+
+def test_what_comes_behind_the_end_tells_nothing_of_it(tmp_path):
+    first = [SYSTEM, user("do it")]
+    with recorder(tmp_path) as (url, _, _):
+        session = f"{root(url)}/s/s"
+        ask(f"{session}/v1", first, scripted={"reply": "one"})
+        post(f"{session}/end")
+        ask(f"{session}/v1", [*first, user("no")])
+    assert lines(tmp_path, "mark") == []
+
+
+def test_agents_of_one_session_say_nothing_of_each_other(tmp_path):
+    first = [SYSTEM, user("do it")]
+    summary = "The agents agreed to split the files; the cache is done and the tests are still red."
+    tags = {agent: {"x-tito-session": "s", "x-tito-agent": agent} for agent in "abc"}
+    with recorder(tmp_path) as (url, _, _):
+        ask(url, first, headers=tags["a"], scripted={"reply": summary})
+        ask(url, first, headers=tags["b"], scripted={"reply": "two"})
+        ask(url, [*first, assistant("two"), user(f"a told you: {summary}")], headers=tags["b"])
+        # An agent may have a system prompt of its own.
+        ask(url, [{"role": "system", "content": "You review."}, user("do it")], headers=tags["c"])
+        dropped = ask(url, [*first, assistant("two"), user("more")], headers=tags["b"])
+        ask(url, [*first, assistant("two"), user("more"), user("no, more")], headers=tags["b"])
+    [mark] = lines(tmp_path, "mark")
+    assert (mark["mark"], mark["call_id"], mark["agent"]) == ("dropped", dropped.id, "b")
+    assert {line["kind"] for line in lines(tmp_path)} == {"solver"}
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from tito._core import Request, request_mentions
 from tito.capture.record.tags import Tags, with_session
 from tito.errors import UsageError
 
 _Key = TypeVar("_Key")
+_Rollout: TypeAlias = tuple[str | None, str | None, int | None]
 
-__all__ = ["Mark", "Placed", "Replied", "Session", "Sessions"]
+__all__ = ["Index", "Mark", "Placed", "Replied", "Session", "Sessions"]
 
 _SESSIONS = 20_000
 _PROMPTS = 64
@@ -66,12 +67,47 @@ class Placed:
     """Where a call belongs."""
 
     session: Session
+    index: Index
     tags: Tags
     guessed_session: bool
     guessed_kind: bool
     marks: tuple[Mark, ...]
     prompt: int
     """Hash of the whole prompt."""
+
+
+@dataclass(slots=True, eq=False)
+class Index:
+    """What is known of a session's open rollouts, each told from the others; every begin and end starts a new one.
+
+    A reply that comes behind the end of its rollout goes into the index that its prompt was placed in, where no later
+    prompt finds it.
+    """
+
+    roots: dict[_Rollout, int | None] = field(default_factory=dict)
+    """Hash of a rollout's first system message; None for one that begins without."""
+    replies: OrderedDict[tuple[_Rollout, int], list[Replied]] = field(default_factory=OrderedDict)
+    """By the prompts they answered."""
+
+    def before(self, rollout: _Rollout, request: Request) -> tuple[int, list[Replied]] | None:
+        """The longest earlier prompt that this one goes on from: how many messages it had, and its replies."""
+        chain = request.chain
+        for length in range(len(chain) - 1, 0, -1):
+            if replies := self.replies.get((rollout, chain[length - 1])):
+                return length, replies
+        return None
+
+    def last(self, rollout: _Rollout) -> Replied | None:
+        """The last reply of a rollout."""
+        return next((found[-1] for (of, _), found in reversed(self.replies.items()) if of == rollout), None)
+
+    def add(self, prompt: int, reply: Replied) -> None:
+        """Takes note of a reply."""
+        key = reply.tags.rollout, prompt
+        self.replies.setdefault(key, []).append(reply)
+        self.replies.move_to_end(key)
+        while len(self.replies) > _PROMPTS:
+            self.replies.popitem(last=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -82,51 +118,32 @@ class Session:
     defaults: Tags = field(default_factory=Tags)
     state: str = "implicit"
     """`implicit`, `begun` or `ended`."""
-    rollouts: dict[tuple[str | None, str | None, int | None], Tags] = field(default_factory=dict)
-    root: int | None = None
-    """Hash of the first prompt's system message, if it has one."""
-    replies: OrderedDict[int, list[Replied]] = field(default_factory=OrderedDict)
-    """By the prompts they answered."""
+    rollouts: dict[_Rollout, Tags] = field(default_factory=dict)
+    index: Index = field(default_factory=Index)
     calls: int = 0
     call_ids: set[str] = field(default_factory=set)
 
-    def before(self, request: Request) -> tuple[int, list[Replied]] | None:
-        """The longest earlier prompt that this one goes on from: how many messages it had, and its replies."""
-        chain = request.chain
-        for length in range(len(chain) - 1, 0, -1):
-            if replies := self.replies.get(chain[length - 1]):
-                return length, replies
-        return None
-
-    def judge(self, request: Request, length: int, replies: list[Replied]) -> Iterator[Mark]:
-        """What the message behind an earlier prompt says of that prompt's replies."""
-        answer = request.messages[length] if request.roles[length] == "a" else None
-        kept = [reply for reply in replies if answer in reply.hashes]
-        if answer is not None and not kept:
-            # The harness wrote the reply anew (cut it, say): which one of several cannot be told.
-            kept = replies
-        for reply in replies:
-            if reply in kept:
-                reply.kept = True
-                if reply.left_out:
-                    reply.left_out = False
-                    yield Mark(reply, "kept")
-            elif not (reply.left_out or reply.kept):
-                reply.left_out = True
-                yield Mark(reply, "parse_error" if reply.offered and not reply.called else "dropped")
-
     def last(self) -> Replied | None:
-        """The last reply."""
-        return next(reversed(self.replies.values()))[-1] if self.replies else None
+        """The last reply of all."""
+        return next(reversed(self.index.replies.values()))[-1] if self.index.replies else None
 
-    def add(self, prompt: int, reply: Replied) -> None:
-        """Takes note of a reply."""
-        self.replies.setdefault(prompt, []).append(reply)
-        self.replies.move_to_end(prompt)
-        while len(self.replies) > _PROMPTS:
-            self.replies.popitem(last=False)
-        if reply.call_id is not None and self.state == "begun":
-            self.call_ids.add(reply.call_id)
+
+def _judge(request: Request, length: int, replies: list[Replied]) -> Iterator[Mark]:
+    """What the message behind an earlier prompt says of that prompt's replies."""
+    answer = request.messages[length] if request.roles[length] == "a" else None
+    kept = [reply for reply in replies if answer in reply.hashes]
+    if answer is not None and not kept:
+        # The harness wrote the reply anew (cut it, say): which one of several cannot be told.
+        kept = replies
+    for reply in replies:
+        if reply in kept:
+            reply.kept = True
+            if reply.left_out:
+                reply.left_out = False
+                yield Mark(reply, "kept")
+        elif not (reply.left_out or reply.kept):
+            reply.left_out = True
+            yield Mark(reply, "parse_error" if reply.offered and not reply.called else "dropped")
 
 
 class Sessions:
@@ -153,6 +170,7 @@ class Sessions:
             raise UsageError(f"session {name!r} {word} already: end it, or give another attempt")
         session.state, session.defaults = "begun", with_session(defaults, name)
         session.rollouts, session.call_ids = {session.defaults.rollout: session.defaults}, set()
+        session.index = Index()
         return session
 
     def end(self, name: str) -> Session:
@@ -160,7 +178,7 @@ class Sessions:
         session = self._named(name)
         if not session.rollouts:
             session.rollouts[session.defaults.rollout] = with_session(session.defaults, name)
-        session.state = "ended"
+        session.state, session.index = "ended", Index()
         return session
 
     def place(self, tags: Tags, request: Request, body: bytes) -> Placed:
@@ -170,8 +188,10 @@ class Sessions:
         tags = with_session(tags.over(session.defaults), session.name)
         marks: list[Mark] = []
         kind = "solver"
-        found = session.before(request)
-        last = session.last()
+        index, rollout = session.index, tags.rollout
+        root = index.roots.setdefault(rollout, request.chain[0] if request.roles[:1] == "s" else None)
+        found = index.before(rollout, request)
+        last = index.last(rollout)
         answered = found is not None and request.roles[found[0]] == "a"
         if last is not None and not answered and _summed_up(last, body):
             # A summary that stands in what the model is told: the rollout goes on behind a compaction.
@@ -179,26 +199,27 @@ class Sessions:
                 last.kind = "summariser"
                 marks.append(Mark(last, "kind", "summariser"))
         elif found is not None:
-            marks += session.judge(request, *found)
+            marks += _judge(request, *found)
             kind = found[1][-1].kind
-        elif session.root is not None and request.chain and request.chain[0] != session.root:
+        elif root is not None and request.chain and request.chain[0] != root:
             # Another system prompt, or none. Without one, another first message may well be the solver's.
             kind = "helper"
-        if session.calls == 0 and request.roles[:1] == "s":
-            session.root = request.chain[0]
         guessed_kind = tags.kind is None
         if guessed_kind:
             tags = tags.over(Tags(kind=kind))
         session.calls += 1
         self._enter(session, tags)
         prompt = request.chain[-1] if request.chain else 0
-        return Placed(session, tags, guessed, guessed_kind, tuple(marks), prompt)
+        return Placed(session, index, tags, guessed, guessed_kind, tuple(marks), prompt)
 
     def replied(self, placed: Placed, reply: Replied) -> None:
         """Takes note of a reply, so that later prompts find it."""
-        placed.session.add(placed.prompt, reply)
+        session = placed.session
+        placed.index.add(placed.prompt, reply)
+        if reply.call_id is not None and session.state == "begun" and placed.index is session.index:
+            session.call_ids.add(reply.call_id)
         if placed.guessed_session:
-            name = placed.session.name
+            name = session.name
             _remember(self._by_prompt, placed.prompt, name)
             for answer in reply.hashes:
                 _remember(self._by_answer, (placed.prompt, answer), name)
