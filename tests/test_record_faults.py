@@ -1,15 +1,22 @@
 """A call that cannot be captured exactly fails its client, and what was written stays sound."""
 
+import asyncio
 import json
+import re
+import threading
 import time
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import openai
 import pytest
 import tito
 from records import HELLO, ask, client, ids_of, lines, recorder
 from scripted_engine import FAULTS, MODEL, ScriptedEngine
+from tito.capture.record.app import Recorder
+from tito.capture.record.log import Log
+from tito.capture.record.options import Options, Upstream
 
 NO_IDS = (
     "the reply has no prompt ids: the engine must know `return_token_ids` (vLLM 0.10.2 or later); see "
@@ -160,6 +167,111 @@ def wait_for(true, seconds=10):
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def health(url):
+    try:
+        with urllib.request.urlopen(url.removesuffix("/v1") + "/healthz") as reply:
+            return json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        return json.loads(error.read())
+
+
+def outcomes(url):
+    """Calls that ended, by how."""
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics") as reply:
+        text = reply.read().decode()
+    found = re.findall(r'calls_total\{route="\w+",outcome="(\w+)"\} (\d+)', text)
+    return {outcome: int(count) for outcome, count in found}
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Records are settled when it is told to go on, and failed if it is told what the system says."""
+    disk = SimpleNamespace(ready=threading.Event(), says=None)
+    settle = Log._settle
+
+    def held(log):
+        if not disk.ready.is_set():
+            return
+        core = log._core
+        if disk.says is not None:
+            log._core = SimpleNamespace(fd=core.fd, settled=lambda: (core.settled()[0], [(1, 9, disk.says)]))
+        try:
+            settle(log)
+        finally:
+            log._core = core
+
+    monkeypatch.setattr(Log, "_settle", held)
+    yield disk
+    disk.ready.set()
+
+
+def leave(url, **more):
+    """Asks, and goes away while the record is on its way to the disk."""
+    with client(url, timeout=0.5) as made, pytest.raises(openai.APITimeoutError):
+        made.chat.completions.create(model=MODEL, messages=HELLO, **more)
+    wait_for(lambda: health(url)["open"] == 0)
+    assert outcomes(url) == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "options"),
+    [
+        (None, "recorded", {}),
+        (None, "text_only", {"text_only": True}),
+        ("status_500", "upstream_status", {}),
+        ("overflow", "context_overflow", {}),
+    ],
+)
+@pytest.mark.parametrize("says", [None, "No space left on device"])
+def test_a_client_that_leaves_while_its_record_is_written(tmp_path, slow_disk, fault, outcome, options, says):
+    with recorder(tmp_path, ScriptedEngine(ids=not options), **options) as (url, _, _):
+        leave(url, **({"extra_body": {"scripted": {"fault": fault}}} if fault else {}))
+        slow_disk.says = says
+        slow_disk.ready.set()
+        wait_for(lambda: outcomes(url))
+        assert outcomes(url) == {"not_written" if says else outcome: 1}
+        assert health(url)["log"] == says
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_that_nobody_waited_for_was_dropped(tmp_path, slow_disk, stream):
+    session = {"x-tito-session": "s"}
+    with recorder(tmp_path) as (url, _, _):
+        if stream:
+            with client(url) as made:
+                reply = made.chat.completions.create(model=MODEL, messages=HELLO, stream=True, extra_headers=session)
+                next(iter(reply))
+                time.sleep(0.3)
+                reply.close()
+            wait_for(lambda: health(url)["open"] == 0)
+        else:
+            leave(url, extra_headers=session)
+        slow_disk.ready.set()
+        wait_for(lambda: outcomes(url))
+        ask(url, headers=session, scripted={"reply": "again"})
+        then = [*HELLO, {"role": "assistant", "content": "again"}, {"role": "user", "content": "go on"}]
+        ask(url, then, headers=session)
+        assert outcomes(url) == {"recorded": 3}
+        with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics") as metrics:
+            assert "tito_record_output_ids_total 12\n" in metrics.read().decode()
+    unseen = lines(tmp_path)[0]["response"]["id"]
+    assert [(mark["call_id"], mark["mark"]) for mark in lines(tmp_path, "mark")] == [(unseen, "dropped")]
+
+
+def test_what_is_on_its_way_when_the_recorder_stops_is_counted(tmp_path, slow_disk):
+    async def run():
+        engine = ScriptedEngine()
+        made = Recorder(Options(upstream=Upstream.parse(await engine.start()), out=tmp_path, durability="flush"))
+        url = await made.start()
+        await asyncio.to_thread(leave, url)
+        asyncio.get_running_loop().call_later(0.2, slow_disk.ready.set)
+        await made.stop()
+        engine.close()
+        return dict(made.stats.by_outcome())
+
+    assert asyncio.run(run()) == {"recorded": 1}
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,10 @@ class Recorder:
         if self._runner is not None:
             await self._runner.cleanup()
         await self.client.close()
-        # What was appended without being awaited is settled by closing.
-        await asyncio.sleep(0)
+        # Calls whose clients left are counted when their records are settled.
+        await self.log.idle()
         self.log.close()
+        await asyncio.sleep(0)
 
     def next_number(self) -> int:
         """The number of a call, from 1."""

@@ -152,12 +152,12 @@ class Exchange:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self.fail(CallError("upstream_error", _said(error))) from None
         except asyncio.CancelledError:
-            self.fail(CallError("client_closed", "the client went away"))
+            self.fail(_gone())
             raise
 
     async def _whole(self, upstream: aiohttp.ClientResponse, body: bytes) -> web.StreamResponse:
         try:
-            self._end(await self._record(body))
+            await self._record(body)
         except CallError as error:
             raise self.fail(error, body) from None
         hide = not self.request.wants_ids and not self.recorder.options.text_only
@@ -169,11 +169,10 @@ class Exchange:
         outcome = "context_overflow" if overflow else "upstream_status"
         said = body[:2000].decode("utf-8", "replace")
         error = CallError(outcome, f"the engine answered {upstream.status}: {said}", status=upstream.status)
-        await self._write(error=error)
+        await self._write(outcome, error=error, why=None if overflow else str(error))
         headers = self._headers(upstream)
         headers["x-tito-error"] = outcome
         passed = body if isinstance(self.dialect, OpenAI) else self.dialect.error(error)
-        self._end(outcome, None if overflow else str(error))
         return web.Response(status=upstream.status, body=passed, headers=headers)
 
     async def _stream(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -189,17 +188,18 @@ class Exchange:
                         await self._send(out)
                     if events.done or events.fault is not None:
                         break
-                outcome = await self._record(events.reply(), events)
+                await self._record(events.reply(), events)
             except CallError as error:
                 await self._break(self.fail(error, events.reply()))
             except (aiohttp.ClientError, TimeoutError) as error:
                 await self._break(self.fail(CallError("upstream_error", _said(error)), events.reply()))
             else:
-                # Counted before the client can see the end.
-                self._end(outcome)
                 await self._send(self.dialect.events(events.held), last=True)
         except _GoneError:
-            self.fail(CallError("client_closed", "the client went away"), events.reply())
+            self.fail(_gone(), events.reply())
+        except asyncio.CancelledError:
+            self.fail(_gone(), events.reply())
+            raise
         return self.response
 
     async def _break(self, error: CallError) -> None:
@@ -220,28 +220,21 @@ class Exchange:
         except (ConnectionError, aiohttp.ClientError):
             raise _GoneError from None
 
-    async def _record(self, body: bytes, events: EventStream | None = None) -> str:
-        """Judges a reply and writes it; gives how the call ends. `CallError` for one that is not to be used."""
+    async def _record(self, body: bytes, events: EventStream | None = None) -> None:
+        """Judges a reply and writes it. `CallError` for one that is not to be used."""
         options = self.recorder.options
         text_only = options.text_only
-        reply: Reply | None = None
         try:
             reply = self._judge(body, events)
         except CallError as error:
             if error.outcome not in ("missing_ids", "mismatch") or options.on_missing == "fail":
                 raise
             if options.on_missing == "pass":
-                return "passed"
-            text_only = True
-        await self._write(body, text_only=text_only, chunks=events.chunks if events else None)
-        known = reply or Reply(body)
-        self._remember(known)
-        if text_only:
-            return "text_only"
-        stats = self.recorder.stats
-        stats.prompt_ids += known.choices[0][0] or 0
-        stats.output_ids += sum(choice[1] or 0 for choice in known.choices)
-        return "recorded"
+                self._end("passed")
+                return
+            text_only, reply = True, Reply(body)
+        outcome = "text_only" if text_only else "recorded"
+        await self._write(outcome, body, reply=reply, chunks=events.chunks if events else None)
 
     def _judge(self, body: bytes, events: EventStream | None) -> Reply:
         if events is not None:
@@ -280,21 +273,38 @@ class Exchange:
 
     async def _write(
         self,
+        outcome: str,
         response: bytes | None = None,
         *,
+        reply: Reply | None = None,
         error: CallError | None = None,
-        text_only: bool = False,
+        why: str | None = None,
         chunks: int | None = None,
     ) -> None:
+        """Writes a record and waits for it. When it is on disk the call has ended in `outcome`, whoever waits still."""
+
+        def settled(future: asyncio.Future[None]) -> None:
+            if future.cancelled() or (failed := future.exception()) is not None:
+                self._end("not_written", "the log was closed" if future.cancelled() else str(failed))
+                return
+            self._end(outcome, why)
+            if reply is not None:
+                self._remember(reply)
+            if reply is not None and outcome == "recorded":
+                stats = self.recorder.stats
+                stats.prompt_ids += reply.choices[0][0] or 0
+                stats.output_ids += sum(choice[1] or 0 for choice in reply.choices)
+
         before = time.monotonic()
-        future = self._append(response, error=error, text_only=text_only, chunks=chunks)
+        future = self._append(response, error=error, text_only=outcome == "text_only", chunks=chunks)
+        # Before the shield's own: a call is counted and known before its client can see the end of it.
+        future.add_done_callback(settled)
         self.appended = True
         try:
             # Shielded: a client that goes away now finds its record in the log all the same.
             await asyncio.shield(future)
-        except NotWrittenError as why:
-            self.appended = False
-            raise CallError("not_written", f"the record could not be written: {why}", status=503) from None
+        except NotWrittenError as failed:
+            raise CallError("not_written", f"the record could not be written: {failed}", status=503) from None
         stats = self.recorder.stats
         stats.write_seconds += time.monotonic() - before
         stats.writes += 1
@@ -328,16 +338,14 @@ class Exchange:
         return self.recorder.log.append("call", head, self.sent, response)
 
     def fail(self, error: CallError, partial: bytes | None = None) -> CallError:
-        """Counts a failure and records it, with what had come of the reply; nobody waits for that record."""
-        if self.outcome is not None:
-            # The reply was in the log, and counted, before the client went away.
-            return error
-        if self.appended:
-            self._end("recorded")
+        """Counts a failure and records it, with what had come of the reply; nobody waits for that record.
+
+        A call that has ended, or whose record is on its way to the disk, ends as it does.
+        """
+        if self.outcome is not None or self.appended:
             return error
         self._end(error.outcome, str(error))
-        if error.outcome != "not_written":
-            self._append(None, error=error, partial=partial).add_done_callback(_looked_at)
+        self._append(None, error=error, partial=partial).add_done_callback(_looked_at)
         return error
 
     def _end(self, outcome: str, why: str | None = None) -> None:
@@ -367,6 +375,10 @@ def check(reply: Reply, expected: int) -> None:
             raise CallError("missing_ids", f"{which}the reply has no {what} ids: {hint}", retry=False)
     if not reply.usage:
         raise CallError("mismatch", "the reply has no usage, so its ids cannot be counted")
+
+
+def _gone() -> CallError:
+    return CallError("client_closed", "the client went away")
 
 
 def _looked_at(future: asyncio.Future[None]) -> None:

@@ -84,6 +84,11 @@ class Log:
         """What the next segment begins with."""
         self._core.set_opening(_opening(opening))
 
+    async def idle(self) -> None:
+        """Waits (five seconds) until all records that were handed over are written, or cannot be."""
+        if self._waiting:
+            await asyncio.wait(list(self._waiting.values()), timeout=5)
+
     def close(self) -> None:
         """Writes what waits, closes and packs the segment."""
         self._loop.remove_reader(self._core.fd)
