@@ -3,10 +3,13 @@
 import asyncio
 import json
 import re
+import socket
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import openai
@@ -15,6 +18,7 @@ import tito
 from records import HELLO, ask, client, ids_of, lines, recorder
 from scripted_engine import FAULTS, MODEL, ScriptedEngine
 from tito.capture.record.app import Recorder
+from tito.capture.record.call import Exchange
 from tito.capture.record.log import Log
 from tito.capture.record.options import Options, Upstream
 
@@ -158,6 +162,7 @@ def test_a_client_that_goes_away_is_recorded_as_gone(tmp_path, stream):
         wait_for(lambda: b"client_closed" in b"".join(p.read_bytes() for p in tmp_path.glob("calls-*.jsonl")))
     [line] = lines(tmp_path)
     assert line["error"]["type"] == "client_closed"
+    assert ("token_ids" in line.get("partial", "")) is stream
     with pytest.raises(tito.DataError, match=r"no row is left of 1 calls \(skipped: infra_error 1\)"):
         tito.check(tmp_path)
 
@@ -272,6 +277,60 @@ def test_what_is_on_its_way_when_the_recorder_stops_is_counted(tmp_path, slow_di
         return dict(made.stats.by_outcome())
 
     assert asyncio.run(run()) == {"recorded": 1}
+
+
+@pytest.mark.parametrize(
+    ("sent", "then"),
+    [
+        (b"Content-Length: 100\r\n\r\n{", b""),
+        (b"Content-Length: 100\r\n\r\n", b""),
+        (b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n", b"text"),
+    ],
+)
+def test_an_upload_that_breaks_off_is_counted(tmp_path, sent, then):
+    with recorder(tmp_path) as (url, engine, _):
+        place = urllib.parse.urlsplit(url)
+        with socket.create_connection((place.hostname, place.port), timeout=10) as made:
+            made.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + sent)
+            wait_for(lambda: health(url)["open"] == 1)
+            if then:
+                made.sendall(then)
+                assert made.recv(65536).startswith(b"HTTP/1.1 400")
+        wait_for(lambda: outcomes(url))
+        assert (outcomes(url), health(url)["open"]) == ({"client_closed": 1}, 0)
+        assert engine.requests == []
+
+
+def test_a_client_that_leaves_before_its_turn_is_counted(tmp_path):
+    with recorder(tmp_path, ScriptedEngine(delay=0.3), open_calls=1) as (url, engine, _):
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(ask, url)
+            wait_for(lambda: engine.requests)
+            with client(url, timeout=0.3) as made, pytest.raises(openai.APITimeoutError):
+                made.chat.completions.create(model=MODEL, messages=HELLO)
+            first.result()
+        wait_for(lambda: health(url)["open"] == 0)
+        assert outcomes(url) == {"client_closed": 1, "recorded": 1}
+        assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fault_of_the_recorder_is_an_outcome_too(tmp_path, monkeypatch, stream):
+    with recorder(tmp_path) as (url, _, _):
+        with monkeypatch.context() as patched:
+            patched.setattr(Exchange, "_judge", lambda *_: 1 / 0)
+            with pytest.raises(openai.APIError):
+                ask(url, stream=stream)
+        with monkeypatch.context() as patched:
+            patched.setattr("tito.capture.record.app.read_tags", lambda *_, **__: 1 / 0)
+            with pytest.raises(openai.InternalServerError):
+                ask(url, stream=stream)
+        ask(url, stream=stream)
+        assert outcomes(url) == {"internal_error": 2, "recorded": 1}
+    failed, _ = lines(tmp_path)
+    told = {"type": "internal_error", "message": "ZeroDivisionError: division by zero", "status": 500}
+    assert failed["error"] == told
+    assert tito.check(tmp_path).skipped == {"infra_error": 1}
 
 
 @pytest.mark.parametrize(

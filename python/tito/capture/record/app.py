@@ -18,7 +18,7 @@ from aiohttp import web
 from tito._core import __version__
 from tito.capture.record.call import Dialect, Exchange, OpenAI, sent_headers
 from tito.capture.record.engine import KEPT_SECONDS, Engine, find_engine
-from tito.capture.record.errors import CallError
+from tito.capture.record.errors import CallError, client_gone, said
 from tito.capture.record.log import Log, NotWrittenError
 from tito.capture.record.options import Options
 from tito.capture.record.session import Mark, Session, Sessions
@@ -140,9 +140,7 @@ class Recorder:
         if http.method == "POST" and (route := _API.get(api)):
             self.stats.open += 1
             try:
-                # Behind the most calls that may be open, requests wait unread: their senders are held up.
-                async with self._slots:
-                    return await self._call(http, route, api, prefix)
+                return await self._call(http, route, api, prefix)
             finally:
                 self.stats.open -= 1
         if http.method in ("GET", "HEAD", "OPTIONS") or path.endswith(_SILENT + _SILENT_ADMIN):
@@ -151,29 +149,48 @@ class Recorder:
         return _failed(CallError("refused", message, status=501, retry=False), OpenAI("chat"))
 
     async def _call(self, http: web.BaseRequest, route: str, api: str, prefix: str | None) -> web.StreamResponse:
+        """A call, which ends in one outcome whatever happens to it."""
         dialect: Dialect = OpenAI(route)
         if route in ("responses", "messages"):
             dialect = Responses() if route == "responses" else Messages()
+        exchange: Exchange | None = None
+
+        def end(error: CallError) -> None:
+            if exchange is None:
+                self.stats.end(route, error.outcome, str(error))
+            else:
+                exchange.fail(error)
+
         try:
-            if why := self.log.refuses():
-                raise CallError("not_written", f"the log cannot be written: {why}", status=503)
-            if (http.content_length or 0) > self.options.request_bytes:
-                _too_long(self.options.request_bytes)
-            try:
-                body = await _body(http, self.options.request_bytes)
-                tags, key = read_tags(http.headers, prefix, by_key=self.options.by_key)
-                if isinstance(dialect, Translated):
-                    body, api = dialect.request(body), "/chat/completions"
-            except UsageError as error:
-                raise CallError("refused", str(error), status=400, retry=False) from None
-            exchange = Exchange(self, http, dialect, body, tags, key)
+            # Behind the most calls that may be open, requests wait unread: their senders are held up.
+            async with self._slots:
+                body = await self._read(http)
+                try:
+                    tags, key = read_tags(http.headers, prefix, by_key=self.options.by_key)
+                    if isinstance(dialect, Translated):
+                        body, api = dialect.request(body), "/chat/completions"
+                except UsageError as error:
+                    raise CallError("refused", str(error), status=400, retry=False) from None
+                exchange = Exchange(self, http, dialect, body, tags, key)
+                return await exchange.run(api)
         except CallError as error:
-            self.stats.end(route, error.outcome, str(error))
+            end(error)
             return _failed(error, dialect)
-        try:
-            return await exchange.run(api)
-        except CallError as error:
-            return _failed(error, dialect)
+        except asyncio.CancelledError:
+            end(client_gone())
+            raise
+        except Exception as error:
+            # A fault of the recorder: the server prints where, and answers 500 or breaks the stream off.
+            end(CallError("internal_error", said(error), status=500))
+            raise
+
+    async def _read(self, http: web.BaseRequest) -> bytes:
+        """The body of a call, unless it is known before that the call cannot be."""
+        if why := self.log.refuses():
+            raise CallError("not_written", f"the log cannot be written: {why}", status=503)
+        if (http.content_length or 0) > self.options.request_bytes:
+            _too_long(self.options.request_bytes)
+        return await _body(http, self.options.request_bytes)
 
     async def _rollout(self, http: web.BaseRequest, name: str, path: str) -> web.StreamResponse:
         """`begin` and `end` of a rollout: on disk before they are answered."""
@@ -258,16 +275,17 @@ class Recorder:
 async def _body(http: web.BaseRequest, limit: int) -> bytes:
     """The request's body, read up to a limit."""
     content = http.content
-    body = await content.readany()
-    if content.at_eof():
-        return body if len(body) <= limit else _too_long(limit)
-    parts, size = [body], len(body)
-    while not content.at_eof():
-        parts.append(part := await content.readany())
-        size += len(part)
-        if size > limit:
-            _too_long(limit)
-    return b"".join(parts)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while not parts or not content.at_eof():
+            parts.append(part := await content.readany())
+            size += len(part)
+            if size > limit:
+                _too_long(limit)
+    except (web.RequestPayloadError, aiohttp.ClientError, OSError) as error:
+        raise CallError("client_closed", f"the request broke off: {said(error)}", status=400) from None
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _too_long(limit: int) -> NoReturn:

@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 
 from tito._core import EventStream, Reply, Request, amend_request, strip_reply
 from tito.capture.record.engine import overflows
-from tito.capture.record.errors import CallError, chat_error
+from tito.capture.record.errors import CallError, chat_error, client_gone, said
 from tito.capture.record.log import NotWrittenError
 from tito.capture.record.session import Placed, Replied, kept_text
 from tito.errors import DataError
@@ -150,10 +150,7 @@ class Exchange:
         except CallError as error:
             raise self.fail(error) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self.fail(CallError("upstream_error", _said(error))) from None
-        except asyncio.CancelledError:
-            self.fail(_gone())
-            raise
+            raise self.fail(CallError("upstream_error", said(error))) from None
 
     async def _whole(self, upstream: aiohttp.ClientResponse, body: bytes) -> web.StreamResponse:
         try:
@@ -192,13 +189,13 @@ class Exchange:
             except CallError as error:
                 await self._break(self.fail(error, events.reply()))
             except (aiohttp.ClientError, TimeoutError) as error:
-                await self._break(self.fail(CallError("upstream_error", _said(error)), events.reply()))
+                await self._break(self.fail(CallError("upstream_error", said(error)), events.reply()))
             else:
                 await self._send(self.dialect.events(events.held), last=True)
         except _GoneError:
-            self.fail(_gone(), events.reply())
+            self.fail(client_gone(), events.reply())
         except asyncio.CancelledError:
-            self.fail(_gone(), events.reply())
+            self.fail(client_gone(), events.reply())
             raise
         return self.response
 
@@ -377,10 +374,6 @@ def check(reply: Reply, expected: int) -> None:
         raise CallError("mismatch", "the reply has no usage, so its ids cannot be counted")
 
 
-def _gone() -> CallError:
-    return CallError("client_closed", "the client went away")
-
-
 def _looked_at(future: asyncio.Future[None]) -> None:
     """Whether a failure could be recorded is told by the log's next record."""
     if not future.cancelled():
@@ -389,7 +382,3 @@ def _looked_at(future: asyncio.Future[None]) -> None:
 
 def _engine_route(route: str) -> str:
     return "completions" if route == "completions" else "chat"
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

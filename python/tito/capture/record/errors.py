@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-__all__ = ["CallError", "chat_error"]
+__all__ = ["CallError", "chat_error", "client_gone", "said"]
 
 
 class CallError(Exception):
@@ -28,3 +28,17 @@ def chat_error(error: CallError) -> bytes:
     """
     told = {"message": f"tito record: {error}", "type": "tito_record_error", "param": None, "code": error.outcome}
     return json.dumps({"error": told}).encode()
+
+
+def client_gone() -> CallError:
+    """Nobody is there to be told."""
+    return CallError("client_closed", "the client went away")
+
+
+def said(error: BaseException) -> str:
+    """What an error of another library says, with its name.
+
+    >>> said(TimeoutError()), said(OSError("no route"))
+    ('TimeoutError', 'OSError: no route')
+    """
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -21,6 +21,7 @@ OUTCOMES = {
     "client_closed": "the client went away",
     "not_written": "the log could not take the record",
     "refused": "no request that can be recorded",
+    "internal_error": "a fault of the recorder itself",
 }
 """How a call can end, and what that means; each call ends in one way."""
 
