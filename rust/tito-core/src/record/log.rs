@@ -258,30 +258,29 @@ impl Writer {
 
     fn begin(&mut self, shared: &Shared) -> Result<()> {
         let opening = shared.lock().opening.clone();
-        let path = self.folder.join(format!("calls-{:06}.jsonl", self.number + 1));
-        let failed = Error::io("write", path.to_string_lossy());
-        let made = || -> io::Result<Segment> {
-            let file = OpenOptions::new().create_new(true).append(true).open(&path)?;
-            let mut segment = Segment { path: path.clone(), file, length: 0, lines: 0 };
-            append(&mut segment, &[opening], self.durability)?;
-            if self.durability == Durability::Fsync {
-                File::open(&self.folder)?.sync_all()?;
+        let (path, file) = loop {
+            let path = self.folder.join(format!("calls-{:06}.jsonl", self.number + 1));
+            match OpenOptions::new().create_new(true).append(true).open(&path) {
+                Ok(file) => break (path, file),
+                // Somebody put it there since the start: it is not this log's to touch.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.number += 1,
+                Err(error) => return Err(Error::io("write", path.to_string_lossy())(error)),
             }
-            Ok(segment)
         };
-        match made() {
-            Ok(segment) => {
-                self.number += 1;
-                self.segment = Some(segment);
-                shared.lock().segments += 1;
-                Ok(())
-            }
-            Err(error) => {
-                // An empty file that is left on a full disk would stand in the way of the next try.
-                let _ = fs::remove_file(&path);
-                Err(failed(error))
-            }
+        let mut segment = Segment { path: path.clone(), file, length: 0, lines: 0 };
+        let opened = append(&mut segment, &[opening], self.durability).and_then(|()| match self.durability {
+            Durability::Flush => Ok(()),
+            Durability::Fsync => File::open(&self.folder)?.sync_all(),
+        });
+        if let Err(error) = opened {
+            // An empty file that is left on a full disk would be one more with every try.
+            let _ = fs::remove_file(&path);
+            return Err(Error::io("write", path.to_string_lossy())(error));
         }
+        self.number += 1;
+        self.segment = Some(segment);
+        shared.lock().segments += 1;
+        Ok(())
     }
 
     /// Closes the segment and packs it on a thread of its own.
@@ -372,6 +371,27 @@ mod tests {
         assert_eq!(repaired.last, 4);
         log.close();
         assert_eq!(names(folder.path()), packed, "a segment without lines leaves nothing");
+    }
+
+    #[test]
+    fn a_file_that_came_to_lie_in_the_folder_stays_as_it_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        let (mut log, _, mut listen) = open(folder.path(), 40);
+        fs::write(at("calls-000002.jsonl"), "mine\n").expect("written");
+        fs::write(at("calls-000003.jsonl"), "mine too\n").expect("written");
+        for n in 1..=2 {
+            log.append(format!("{{\"line\":{n},\"text\":\"0123456789\"}}\n").into_bytes());
+            listen.read_exact(&mut [0]).expect("a wake");
+            assert_eq!(log.settled(), Settled { upto: n, failed: Vec::new() });
+        }
+        assert_eq!(log.written().0, 2);
+        log.close();
+        let kept = ["calls-000001.jsonl.zst", "calls-000002.jsonl", "calls-000003.jsonl", "calls-000004.jsonl.zst"];
+        assert_eq!(names(folder.path()), kept);
+        assert_eq!(fs::read_to_string(at("calls-000002.jsonl")).expect("text"), "mine\n");
+        assert_eq!(fs::read_to_string(at("calls-000003.jsonl")).expect("text"), "mine too\n");
+        assert_eq!(text(&at("calls-000004.jsonl.zst")), "{\"opening\":1}\n{\"line\":2,\"text\":\"0123456789\"}\n");
     }
 
     #[test]
