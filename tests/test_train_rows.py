@@ -131,6 +131,12 @@ def test_other_people_s_files(tmp_path):
     ("columns", "message", "hint"),
     [
         ({"input_ids": [[1, 2]]}, "nothing says where loss falls: no output_ids and no labels", "a file to train on"),
+        (
+            {"input_ids": [[1, 2, 3]], "labels": [[-100, 2, 3]], "loss_weights": [[0.0, 1.0, 5.0]]},
+            "a.parquet: loss_weights says what each id weighs, and without loss_spans it is not read",
+            "say the weights in loss_mask (a number of 0 or more an id), and leave loss_weights out",
+        ),
+        ({"input_ids": [[1]], "output_ids": [[2]], "loss_weights": [[0.0, 5.0]]}, "a.parquet: loss_weights", "say"),
         ({"prompt": [[1]]}, "no column input_ids (columns prompt)", "a file to train on"),
         ({"input_ids": [[1]], "output_ids": [[]]}, "none of the 1 rows has a loss token", "nothing would be trained"),
         ({"input_ids": [[], [1]], "output_ids": [[2], [2]]}, "a.parquet: row 0: loss on position 0", "convert again"),
@@ -160,6 +166,17 @@ def test_bad_rows_are_named(tmp_path, columns, message, hint):
         TitoSFTDataset(foreign(tmp_path / "a.parquet", **columns))
     assert message in str(error.value)
     assert hint in error.value.hint
+
+
+def test_every_record_of_json_lines_says_the_loss_by_the_same_keys(tmp_path):
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"input_ids": [5], "output_ids": [8]}\n{"input_ids": [7], "output_ids": [9], "weight": 3}\n')
+    with pytest.raises(tito.DataError, match="a.jsonl: record 2: weight, which record 1 has not") as error:
+        TitoSFTDataset(lines)
+    assert error.value.hint == "give every record the same keys; null where it says nothing"
+    lines.write_text('{"input_ids": [5], "output_ids": [8], "loss_weights": [0, 3]}\n')
+    with pytest.raises(tito.DataError, match=r"a\.jsonl: loss_weights says what each id weighs"):
+        TitoSFTDataset(lines)
 
 
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("weight", pa.float32())]))

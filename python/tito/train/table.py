@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Group", "Lists", "Table"]
 
 _READ = ("input_ids", "output_ids", "loss_spans", "labels", "loss_mask", "weight", "turn", "calls", "output_logprobs")
+_SAYING = {"output_ids", "loss_spans", "labels", "loss_mask", "loss_weights", "weight"}
+"""Columns that change what is trained."""
 _SAYS_WHERE = "a file to train on has `input_ids` and `output_ids`, or `input_ids` and `labels`"
 
 
@@ -249,6 +251,11 @@ def _open(name: str) -> tuple[Callable[[int], pa.Table], list[int]]:
 def _refuse_silent(name: str, have: list[str]) -> None:
     if "input_ids" not in have:
         raise with_hint(DataError(f"{name}: no column input_ids (columns {', '.join(have[:8])})"), _SAYS_WHERE)
+    if "loss_weights" in have and "loss_spans" not in have:
+        raise with_hint(
+            DataError(f"{name}: loss_weights says what each id weighs, and without loss_spans it is not read"),
+            "say the weights in loss_mask (a number of 0 or more an id), and leave loss_weights out",
+        )
     if not {"output_ids", "labels", "loss_mask"} & set(have):
         raise with_hint(DataError(f"{name}: nothing says where loss falls: no output_ids and no labels"), _SAYS_WHERE)
 
@@ -257,6 +264,7 @@ def _lines(name: str) -> pa.Table:
     import pyarrow as pa
 
     columns: dict[str, list[Any]] = {}
+    told: set[str] = set()
     with open(name, encoding="utf-8") as file:
         for number, line in enumerate(filter(str.strip, file), 1):
             try:
@@ -268,6 +276,12 @@ def _lines(name: str) -> pa.Table:
             if number == 1:
                 _refuse_silent(name, list(record))
                 columns = {column: [] for column in _READ if column in record}
+                told = _SAYING & set(record)
+            elif more := sorted((_SAYING & set(record)) - told):
+                raise with_hint(
+                    DataError(f"{name}: record {number}: {more[0]}, which record 1 has not"),
+                    "give every record the same keys; null where it says nothing",
+                )
             for column, values in columns.items():
                 values.append(record.get(column))
     if not columns:
