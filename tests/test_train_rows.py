@@ -122,6 +122,13 @@ def test_other_people_s_files(tmp_path):
     assert only[0]["labels"].tolist() == [-100, -100, 8]
     labels = {"input_ids": [[5, 6, 8]], "labels": [[-100, 6, -100]]}
     assert TitoSFTDataset(foreign(tmp_path / "labels.parquet", **labels))[0]["labels"].tolist() == [-100, 6, -100]
+    # Where labels stand beside outputs they decide, and a mask that says the same changes nothing.
+    both = {**pair, "labels": [[-100, -100, 8], [-100, -100, 10]]}
+    for more in ({}, {"loss_mask": [[1], [0, 1]]}, {"loss_mask": [[0, 0, 1], [0, 0, 1]]}):
+        data = TitoSFTDataset(foreign(tmp_path / "both.parquet", **both, **more))
+        assert [s["input_ids"].tolist() for s in data] == [[5, 6, 8], [7, 9, 10]]
+        assert [s["labels"].tolist() for s in data] == both["labels"]
+        assert data.survey.loss_tokens.tolist() == [1, 1]
     lines = tmp_path / "pair.jsonl"
     lines.write_text('{"input_ids": [5, 6], "output_ids": [8]}\n{"input_ids": [7], "output_ids": [9, 10]}\n')
     assert [s["labels"].tolist() for s in TitoSFTDataset(lines)] == [[-100, -100, 8], [-100, 9, 10]]
@@ -150,6 +157,22 @@ def test_other_people_s_files(tmp_path):
         ),
         ({"input_ids": [[1]], "output_ids": [[2]], "weight": [-1.0]}, "row 0: a weight that is no number", "convert"),
         ({"input_ids": [[1]], "output_ids": [[2]], "loss_mask": [[1, 1, 1]]}, "row 0: loss_mask is as long as", "con"),
+        ({"input_ids": [[1]], "output_ids": [[2]], "labels": [[2]]}, "row 0: labels are not as long as input_ids", "c"),
+        (
+            {"input_ids": [[1, 2], [3, 4]], "labels": [[-100, 2], [-100, 4]], "loss_mask": [[0, 1], [0, 0]]},
+            "row 1: labels and loss_mask disagree on where loss falls, or with what weight",
+            "one of the columns is right",
+        ),
+        (
+            {"input_ids": [[1, 2]], "labels": [[-100, 2]], "loss_mask": [[0, 0.5]]},
+            "row 0: labels and loss_mask disagree on where loss falls, or with what weight",
+            "one of the columns is right",
+        ),
+        (
+            {"input_ids": [[1]], "output_ids": [[2]], "labels": [[-100, 2]], "loss_mask": [[1, 1, 1]]},
+            "row 0: loss_mask is as long as neither the row nor its output",
+            "convert again",
+        ),
         ({"input_ids": [[1.5]], "output_ids": [[2]]}, "input_ids: values of type float64", "an id is a whole number"),
         ({"input_ids": [[1, None]], "output_ids": [[2]]}, "input_ids: a null among the ids", "an id is a whole number"),
         ({"input_ids": [[2**31]], "output_ids": [[2]]}, "input_ids: 2147483648 is no id", "ids are 32-bit"),
@@ -171,7 +194,7 @@ def test_bad_rows_are_named(tmp_path, columns, message, hint):
 def test_every_record_of_json_lines_says_the_loss_by_the_same_keys(tmp_path):
     lines = tmp_path / "a.jsonl"
     lines.write_text('{"input_ids": [5], "output_ids": [8]}\n{"input_ids": [7], "output_ids": [9], "weight": 3}\n')
-    with pytest.raises(tito.DataError, match="a.jsonl: record 2: weight, which record 1 has not") as error:
+    with pytest.raises(tito.DataError, match=r"a\.jsonl: record 2: weight, which record 1 has not") as error:
         TitoSFTDataset(lines)
     assert error.value.hint == "give every record the same keys; null where it says nothing"
     lines.write_text('{"input_ids": [5], "output_ids": [8], "loss_weights": [0, 3]}\n')
@@ -199,6 +222,20 @@ def test_bad_spans_are_named(tmp_path, spans, message):
     )
     with pytest.raises(tito.DataError, match=rf"row 1: {message}"):
         TitoSFTDataset(path)
+
+
+def test_spans_beside_labels_or_a_mask_must_say_the_same(tmp_path):
+    spans = pa.array([None, [{"start": 2, "end": 3, "weight": 2.0}]], SPANS)
+    pair = {"input_ids": [[1], [1, 2]], "output_ids": [[2], [3, 4]], "loss_spans": spans}
+    for more in ({"loss_mask": [[0, 1], [0, 0, 2, 0]]}, {"labels": [[-100, 2], [-100, -100, 3, -100]]}):
+        data = TitoSFTDataset(foreign(tmp_path / "a.parquet", **pair, **more), weights="loss")
+        assert [s["loss_weights"].tolist() for s in data] == [[0, 1], [0, 0, 2, 0]]
+    for more, said in (
+        ({"loss_mask": [[0, 1], [0, 0, 3, 0]]}, "row 1: loss_spans and loss_mask disagree"),
+        ({"labels": [[-100, 2], [-100, -100, 3, 4]]}, "row 1: loss_spans and labels disagree"),
+    ):
+        with pytest.raises(tito.DataError, match=said):
+            TitoSFTDataset(foreign(tmp_path / "a.parquet", **pair, **more))
 
 
 def test_over_long_rows_fail_or_are_left_out(tmp_path):

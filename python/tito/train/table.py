@@ -1,8 +1,9 @@
 """What is trained, as arrays: the rows of one file or of several, decoded by row group and kept while memory lasts.
 
 Reads the rows that `tito convert` wrote, and other people's files in which the ids stand as `input_ids` + `output_ids`
-(loss on the outputs, or where `loss_mask` says), `input_ids` + `labels`, or `input_ids` + `loss_mask`. Only the
-columns that training needs are read. Nothing here knows a tokenizer, and no id is ever made.
+(loss on the outputs, or where `labels` or `loss_mask` say), `input_ids` + `labels`, or `input_ids` + `loss_mask`. Where
+two columns say it, the survey refuses rows in which they disagree. Only the columns that training needs are read.
+Nothing here knows a tokenizer, and no id is ever made.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows of one row group, column by column. Which of `spans`, `labels` and `mask` is there says where loss falls;
-    where none is, it falls on all of `output`."""
+    """Rows of one row group, column by column. The first of `spans`, `labels` and `mask` that is there says where loss
+    falls; where none is, it falls on all of `output`."""
 
     rows: int
     prompt: Lists
@@ -97,15 +98,22 @@ class Group:
 
     def example(self, row: int) -> tuple[Ids, Ids]:
         """Ids and labels of a row: where loss falls, its own id, else -100."""
-        if self.labels is not None:
-            return self.prompt.at(row), self.labels.at(row)
         ids = self.ids(row)
-        if self.mask is None and (self.spans is None or self.spans.null(row)) and self.output is not None:
+        if self.spans is None and self.labels is not None:
+            return ids, self.labels.at(row)
+        plain = self.mask is None if self.spans is None else self.spans.null(row)
+        if plain and self.output is not None:
             labels = np.empty_like(ids)
             before = len(ids) - len(output := self.output.at(row))
             labels[:before], labels[before:] = -100, output
             return ids, labels
         return ids, np.where(self.token_weights(row) > 0, ids, np.int32(-100))
+
+    def whole(self) -> Ids:
+        """All ids of all rows, one row behind the other."""
+        if self.output is None:
+            return self.prompt.values[self.prompt.starts[0] : self.prompt.starts[-1]]
+        return np.concatenate([self.ids(row) for row in range(self.rows)])
 
     def token_weights(self, row: int) -> Weights:
         """The loss weight of each position, float32; 0 where no loss falls. The row's own weight is not in it."""
@@ -114,11 +122,13 @@ class Group:
         if self.output is not None:
             length += int(self.output.starts[row + 1] - self.output.starts[row])
         weights = np.zeros(length, np.float32)
-        if self.labels is not None:
-            weights[self.labels.at(row) != -100] = 1
-        elif self.spans is not None and not self.spans.null(row):
+        if self.spans is not None and not self.spans.null(row):
             for first, last, weight in self.spans.at(row).tolist():
                 weights[first:last] = weight
+        elif self.spans is not None:
+            weights[before:] = 1
+        elif self.labels is not None:
+            weights[self.labels.at(row) != -100] = 1
         elif self.mask is not None:
             mask = self.mask.at(row)
             weights[length - len(mask) :] = mask
@@ -182,7 +192,7 @@ class Table:
             self._decoded.move_to_end(number)
             return group
         name, read, of_file = self._groups[number]
-        group = _group(name, read(of_file))
+        group = _group(name, read(of_file), ours=self.ours)
         self._decoded[number] = group
         self._held += group.nbytes
         while self._held > self._keep and len(self._decoded) > 1:
@@ -307,8 +317,9 @@ def _ARROW(column: str) -> Any:  # noqa: N802 (a table of types, made when pyarr
     }.get(column, pa.list_(pa.int64()))
 
 
-def _group(name: str, table: pa.Table) -> Group:
-    have = set(table.column_names)
+def _group(name: str, table: pa.Table, *, ours: bool) -> Group:
+    # Rows of ours say it by their spans; what else stands there was made of those (`tito verify`).
+    have = set(table.column_names) - ({"labels", "loss_mask"} if ours else set())
 
     def lists(column: str, dtype: Any) -> Lists | None:
         return _lists(name, table, column, dtype) if column in have else None
@@ -322,12 +333,11 @@ def _group(name: str, table: pa.Table) -> Group:
 
     prompt = lists("input_ids", np.int32)
     assert prompt is not None  # `_refuse_silent` saw it
-    labels = None if "output_ids" in have else lists("labels", np.int32)
     columns = {
         "output": lists("output_ids", np.int32),
         "spans": _records(name, table, "loss_spans", SPAN) if "loss_spans" in have else None,
-        "labels": labels,
-        "mask": lists("loss_mask", np.float32) if "loss_spans" not in have and labels is None else None,
+        "labels": lists("labels", np.int32),
+        "mask": lists("loss_mask", np.float32),
         "calls": _records(name, table, "calls", CALL) if "calls" in have else None,
         "logprobs": lists("output_logprobs", np.float32),
     }
