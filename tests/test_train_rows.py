@@ -101,6 +101,25 @@ def test_weights_below_one_and_inside_rows_turn_to_the_loss(tmp_path, real):
     # One row a step: the constant is the mean of the rows.
     one = TitoSFTDataset(real / "merged.parquet", rows_per_step=1)
     assert math.isclose(one.exposure.divisor, seen.weight.mean(), rel_tol=1e-6)
+    # One pack a step is several rows.
+    packed = TitoSFTDataset(real / "merged.parquet", rows_per_step=1, pack=int(seen.lengths.sum()))
+    assert len(packed) == 1
+    assert packed.exposure.divisor == merged.exposure.divisor != one.exposure.divisor
+
+
+def test_copies_are_refused_where_they_cannot_say_the_weights(tmp_path, real):
+    """As the hint says, each level of weight can be repeated by itself."""
+    with pytest.raises(tito.UsageError, match=r"copies cannot say weights that differ inside a row: \d+ rows") as error:
+        TitoSFTDataset(real / "merged.parquet", weights="repeat")
+    assert error.value.hint == "take weights: auto or loss, or convert with --upweight-as copies"
+    policies = tito.Policies(rows="merged", upweight="0:3,last:2", upweight_as="copies")
+    tito.convert(CAPTURES / "qwen35" / "calls.jsonl", tmp_path / "a.parquet", policies=policies)
+    copied, merged = (
+        TitoSFTDataset(path, weights=how)
+        for path, how in ((tmp_path / "a.parquet", "repeat"), (real / "merged.parquet", "loss"))
+    )
+    total = sum(float(sample["loss_weights"].sum()) for sample in merged)
+    assert copied.loss_tokens().sum() == total
 
 
 def test_a_row_of_weight_zero_is_never_trained(tmp_path):
