@@ -109,9 +109,13 @@ def test_weights_below_one_and_inside_rows_turn_to_the_loss(tmp_path, real):
 
 def test_copies_are_refused_where_they_cannot_say_the_weights(tmp_path, real):
     """As the hint says, each level of weight can be repeated by itself."""
-    with pytest.raises(tito.UsageError, match=r"copies cannot say weights that differ inside a row: \d+ rows") as error:
+    with pytest.raises(
+        tito.UsageError, match=r"\d+ rows weigh their tokens differently, which copies cannot say"
+    ) as error:
         TitoSFTDataset(real / "merged.parquet", weights="repeat")
-    assert error.value.hint == "take weights: auto or loss, or convert with --upweight-as copies"
+    assert (
+        error.value.hint == "convert with --upweight-as copies, or take weights: auto where the trainer knows weights"
+    )
     policies = tito.Policies(rows="merged", upweight="0:3,last:2", upweight_as="copies")
     tito.convert(CAPTURES / "qwen35" / "calls.jsonl", tmp_path / "a.parquet", policies=policies)
     copied, merged = (

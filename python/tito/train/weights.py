@@ -65,8 +65,10 @@ def _choose(survey: Survey, used: npt.NDArray[np.bool_], mode: Mode) -> tuple[Li
     if uneven := int((~survey.even & used).sum()):
         if mode == "repeat":
             raise with_hint(
-                UsageError(f"weights: repeat, but copies cannot say weights that differ inside a row: {uneven} rows"),
-                "take weights: auto or loss, or convert with --upweight-as copies",
+                UsageError(
+                    f"weights: repeat, but {uneven} rows weigh their tokens differently, which copies cannot say"
+                ),
+                "convert with --upweight-as copies, or take weights: auto where the trainer knows weights",
             )
         return "loss", f"{uneven} rows weigh their tokens differently: the loss is weighted, no index is repeated"
     if (below := int(((survey.weight < 1 - 1e-6) & used).sum())) and mode == "auto":
