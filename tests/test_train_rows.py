@@ -1,8 +1,10 @@
 """Rows as training examples: their ids, labels and weights against a slow twin; bad files word for word."""
 
+import json
 import math
 import multiprocessing
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -428,3 +430,33 @@ def test_every_key_of_a_recipe_has_a_meaning_or_says_it_by_its_name():
 
     bare = {field.name for field in fields(TrainConfig)} - meanings().keys()
     assert bare == {"lora_dropout", "schedule", "weight_decay", "device", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("metric=heldout", "metric was probe, now heldout"),
+        ("probe=other:probe", "probe was replies, now other:probe"),
+        ("probe_prompts=b.parquet", "probe_prompts was None, now b.parquet"),
+        ("probe_n=9", "probe_n was 8, now 9"),
+        ("probe_tokens=9", "probe_tokens was 128, now 9"),
+        ("probe_assert=[call-tag]", "probe_assert was [], now ['call-tag']"),
+        ("loss=fused", "loss was auto, now fused"),
+        ("fsdp=true", "fsdp was False, now True"),
+    ],
+)
+def test_a_resumed_run_is_judged_and_scored_as_before(tmp_path, override, said):
+    from tito.train import TrainConfig
+    from tito.train.checkpoint import refuse_other_run
+
+    def config(*more):
+        given = {"base": "m", "data": "a.parquet", "val": "v.parquet", "output": tmp_path, "probe": "replies"}
+        first = [*(f"{key}={value}" for key, value in given.items()), "metric=probe"]
+        return TrainConfig.load("qwen3-4b-lora", [*first, "probe_assert=[]", *more])
+
+    facts = {"world": 1, "data": {}, "val": {}, "base_hash": "sha256:0"}
+    record = {**facts, "config": config().to_dict()}
+    (tmp_path / "tito_train.json").write_text(json.dumps(record, default=str))
+    refuse_other_run(config(), facts)
+    with pytest.raises(tito.UsageError, match=re.escape(f"resume: {said}")):
+        refuse_other_run(config(override), facts)

@@ -177,7 +177,8 @@ def _refuse_two_tales(group: Group, lengths: npt.NDArray[Any]) -> None:
         if field == "mask" and group.output is not None:
             fits |= other.lengths == group.output.lengths
         _refuse(~fits, f"{name} are not as long as the row" if field == "labels" else _MASK_LENGTH)
-        alone = replace(group, **{each: None for _, each in _TOLD if each != field})
+        none: dict[str, Any] = {each: None for _, each in _TOLD if each != field}
+        alone = replace(group, **none)
         differ = np.zeros(group.rows, bool)
         for row in np.flatnonzero(group.weight > 0).tolist():
             taken, said = group.token_weights(row), alone.token_weights(row)
