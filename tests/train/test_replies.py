@@ -1,6 +1,7 @@
 """The probe of a run: what the model says, greedily, as an obvious loop gives it; and the best checkpoint by it."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,6 +94,21 @@ def test_probe_and_loss_disagree_and_the_probe_decides(models, rows, tmp_path):
     assert found["heldout"]["after"] == pytest.approx(losses[4])
     by_loss, _ = go(models, rows, tmp_path / "b", *given, "lr=1e-3", "keep=9", "metric=heldout")
     assert (by_loss["best"]["by"], by_loss["best"]["step"]) == ("heldout", lowest)
+
+
+def test_a_step_that_is_saved_and_then_judged_is_the_best_with_its_own_weights(models, rows, tmp_path):
+    """The checkpoint of an epoch's last step is written at the step's end, the evaluation comes at the epoch's: what it
+    finds is of this checkpoint, not of an earlier one."""
+    given = ["val=" + str(rows["qwen3-val"]), "eval_every=epoch", "save_every=2", "metric=heldout", "accumulate=21"]
+    found, _ = go(models, rows, tmp_path / "out", *given, "lr=1e-3")
+    losses = {m["step"]: m["eval_loss"] for m in found["metrics"] if "eval_loss" in m}
+    assert list(losses) == [4]
+    best = found["best"]
+    assert (best["step"], best["metric"]) == (4, losses[4])
+    assert best["checkpoint"].endswith("checkpoint-4")
+    state = json.loads((tmp_path / "out" / "checkpoints" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert (state["best_global_step"], Path(state["best_model_checkpoint"]).name) == (4, "checkpoint-4")
+    assert found["heldout"]["after"] == pytest.approx(losses[4])
 
 
 def test_a_number_of_the_probe_is_a_metric_by_its_name(models, rows, tmp_path):
