@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from tito.cli import main
 from tito.probe.prompts import read_prompts
 from tito.train import TrainConfig, train
 from tito.train.replies import greedy
+from tito.train.work import Work
 from trained import record
 from transformers import AutoModelForCausalLM
 
@@ -192,3 +194,25 @@ def test_what_cannot_be_asked_is_said_before_anything_is_loaded(models, rows, tm
     words = [f"base={models['qwen3']}", f"data={odd}", f"output={tmp_path / 'b'}", *QUICK, "--probe-every", "2"]
     assert main(["train", "tiny-cpu", *words]) == 1
     assert "odd.parquet: no rows of row schema 1" in capsys.readouterr().err
+
+
+def test_a_best_step_whose_checkpoint_is_gone_is_refused(tmp_path):
+    """The weights of step 5 are never written beside the number of step 10."""
+    checkpoints = [tmp_path / f"checkpoint-{step}" for step in (5, 10)]
+    checkpoints[0].mkdir()
+    state = SimpleNamespace(
+        best_global_step=10, best_model_checkpoint=str(checkpoints[0]), best_metric=0.75, global_step=12
+    )
+    loaded = []
+    trainer = SimpleNamespace(
+        state=state,
+        args=SimpleNamespace(output_dir=str(tmp_path)),
+        load_best=lambda: loaded.append(state.best_model_checkpoint),
+    )
+    work = Work.__new__(Work)
+    work._config = TrainConfig.load("tiny-cpu", ["base=m", "data=d", "output=o", "probe=replies"])
+    with pytest.raises(tito.DataError, match=r"checkpoint-10: not there, and step 10 was the best by probe \(0\.75\)"):
+        work._choose(trainer)
+    checkpoints[1].mkdir()
+    best = {"by": "probe", "metric": 0.75, "step": 10, "checkpoint": str(checkpoints[1])}
+    assert (work._choose(trainer), loaded) == (best, [str(checkpoints[1])])
