@@ -5,6 +5,13 @@ import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+def content(path):
+    """The path and what stands there: weights of one folder change when it is written again."""
+    file = Path(path) / "adapter_model.safetensors"
+    return f"{path} {hashlib.sha256(file.read_bytes()).hexdigest()}" if file.is_file() else path
 
 
 class Mock:
@@ -19,6 +26,7 @@ class Mock:
         self.render = render or (lambda request: [1, 2, 3])
         self.parse = parse or (lambda ids: {"content": "text", "reasoning": None, "tool_calls": []})
         self.requests = []
+        self.noise = 0.005
 
     def _hash(self, weights, prompt):
         digest = hashlib.sha256(f"{weights} {list(prompt)}".encode()).digest()
@@ -37,12 +45,13 @@ class Mock:
             return 500, {"error": {"message": "LoRA rank 64 is greater than max_lora_rank 16.", "code": 500}}
         if "old_root" not in self.bugs or name not in self.roots:
             self.roots[name] = path
+        means = path if "old_files" in self.bugs else content(path)
         if "keeps" in self.bugs:
-            self.weights[name] = self.remembered.setdefault(name, path)
+            self.weights[name] = self.remembered.setdefault(name, means)
         elif "mixes" in self.bugs and self.remembered:
             self.weights[name] = next(iter(self.remembered.values()))
         else:
-            self.weights[name] = self.base if "deaf" in self.bugs else path
+            self.weights[name] = self.base if "deaf" in self.bugs else means
         self.remembered.setdefault(name, self.weights[name])
         return 200, f"Success: LoRA adapter '{name}' added successfully."
 
@@ -80,6 +89,8 @@ class Mock:
         odds = [
             -(int(hashlib.sha256(f"{weights} {i}".encode()).hexdigest()[:4], 16) / 65536) for i in range(len(ids or ()))
         ]
+        if "noisy" in self.bugs:
+            odds = [value - self.noise * (len(self.requests) % 3) for value in odds]
         choice = {"index": 0, "text": "", "finish_reason": "stop", "token_ids": ids, "prompt_token_ids": seen}
         return 200, {"choices": [{**choice, "logprobs": {"token_logprobs": odds}}], "usage": usage}
 

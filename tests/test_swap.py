@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import adapters
 import pytest
@@ -44,6 +45,54 @@ def test_a_server_that_keeps_the_old_weights_is_caught(two):
         assert caught.value.hint == "load it under a name of its own: leave --name out"
         # Under the content's own name the same server is right.
         assert load(server, two[1], PROMPTS)[0].name.startswith("base-lora-")
+
+
+@pytest.mark.parametrize("noise", [0.005, 0.2])
+def test_noise_is_no_swap(two, noise):
+    """No two answers of one model are equal to the last bit; the server that keeps the old weights is still caught."""
+
+    def same(weights, prompt):
+        return [1, 2, 3]
+
+    mock = Mock(bugs={"keeps", "noisy"}, answer=same)
+    with running(mock) as url:
+        server = Server(url)
+        load(server, two[0], PROMPTS, name="student")
+        mock.noise = noise
+        with pytest.raises(DataError, match="adapter not swapped: student answers as before the load"):
+            load(server, two[1], PROMPTS, name="student", in_place=True)
+    with running(Mock(bugs={"noisy"}, answer=same)) as url:
+        load(Server(url), two[0], PROMPTS, name="student")
+        assert load(Server(url), two[1], PROMPTS, name="student", in_place=True)[0].name == "student"
+
+
+@pytest.mark.parametrize("bugs", [set(), {"old_files"}])
+def test_a_folder_that_was_trained_again_is_another_adapter(tmp_path, bugs):
+    """The name and the content are new, the path is not, and an engine may know files by their path."""
+    first = LoraAdapter(adapters.write_adapter(tmp_path / "adapter", seed=1))
+    with running(Mock(bugs=bugs)) as url:
+        server = Server(url)
+        old = load(server, first, PROMPTS)[0]
+        shutil.rmtree(tmp_path / "adapter")
+        second = LoraAdapter(adapters.write_adapter(tmp_path / "adapter", seed=2))
+        assert second.hash != first.hash
+        if not bugs:
+            assert load(server, second, PROMPTS)[0].name != old.name
+            return
+        with pytest.raises(DataError, match=f"adapter not swapped: base-lora-[0-9a-f]+ answers as {old.name} does"):
+            load(server, second, PROMPTS)
+
+
+def test_one_content_may_have_two_names(two):
+    with running(Mock()) as url:
+        server = Server(url)
+        student = load(server, two[0], PROMPTS, name="student")[0]
+        own = load(server, two[0], PROMPTS, recorded=[student])[0]
+        unload(server, own.name)
+        # Without the record nobody knows what `student` is.
+        with pytest.raises(DataError, match="answers as student does") as error:
+            load(server, two[0], PROMPTS)
+        assert "it may be of the same content" in error.value.hint
 
 
 def test_the_old_weights_are_caught_behind_an_unload_too(two):

@@ -1,8 +1,10 @@
 """Rows as training examples: their ids, labels and weights against a slow twin; bad files word for word."""
 
+import json
 import math
 import multiprocessing
 import pickle
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -101,6 +103,29 @@ def test_weights_below_one_and_inside_rows_turn_to_the_loss(tmp_path, real):
     # One row a step: the constant is the mean of the rows.
     one = TitoSFTDataset(real / "merged.parquet", rows_per_step=1)
     assert math.isclose(one.exposure.divisor, seen.weight.mean(), rel_tol=1e-6)
+    # One pack a step is several rows.
+    packed = TitoSFTDataset(real / "merged.parquet", rows_per_step=1, pack=int(seen.lengths.sum()))
+    assert len(packed) == 1
+    assert packed.exposure.divisor == merged.exposure.divisor != one.exposure.divisor
+
+
+def test_copies_are_refused_where_they_cannot_say_the_weights(tmp_path, real):
+    """As the hint says, each level of weight can be repeated by itself."""
+    with pytest.raises(
+        tito.UsageError, match=r"\d+ rows weigh their tokens differently, which copies cannot say"
+    ) as error:
+        TitoSFTDataset(real / "merged.parquet", weights="repeat")
+    assert (
+        error.value.hint == "convert with --upweight-as copies, or take weights: auto where the trainer knows weights"
+    )
+    policies = tito.Policies(rows="merged", upweight="0:3,last:2", upweight_as="copies")
+    tito.convert(CAPTURES / "qwen35" / "calls.jsonl", tmp_path / "a.parquet", policies=policies)
+    copied, merged = (
+        TitoSFTDataset(path, weights=how)
+        for path, how in ((tmp_path / "a.parquet", "repeat"), (real / "merged.parquet", "loss"))
+    )
+    total = sum(float(sample["loss_weights"].sum()) for sample in merged)
+    assert copied.loss_tokens().sum() == total
 
 
 def test_a_row_of_weight_zero_is_never_trained(tmp_path):
@@ -122,6 +147,13 @@ def test_other_people_s_files(tmp_path):
     assert only[0]["labels"].tolist() == [-100, -100, 8]
     labels = {"input_ids": [[5, 6, 8]], "labels": [[-100, 6, -100]]}
     assert TitoSFTDataset(foreign(tmp_path / "labels.parquet", **labels))[0]["labels"].tolist() == [-100, 6, -100]
+    # Where labels stand beside outputs they decide, and a mask that says the same changes nothing.
+    both = {**pair, "labels": [[-100, -100, 8], [-100, -100, 10]]}
+    for more in ({}, {"loss_mask": [[1], [0, 1]]}, {"loss_mask": [[0, 0, 1], [0, 0, 1]]}):
+        data = TitoSFTDataset(foreign(tmp_path / "both.parquet", **both, **more))
+        assert [s["input_ids"].tolist() for s in data] == [[5, 6, 8], [7, 9, 10]]
+        assert [s["labels"].tolist() for s in data] == both["labels"]
+        assert data.survey.loss_tokens.tolist() == [1, 1]
     lines = tmp_path / "pair.jsonl"
     lines.write_text('{"input_ids": [5, 6], "output_ids": [8]}\n{"input_ids": [7], "output_ids": [9, 10]}\n')
     assert [s["labels"].tolist() for s in TitoSFTDataset(lines)] == [[-100, -100, 8], [-100, 9, 10]]
@@ -131,6 +163,12 @@ def test_other_people_s_files(tmp_path):
     ("columns", "message", "hint"),
     [
         ({"input_ids": [[1, 2]]}, "nothing says where loss falls: no output_ids and no labels", "a file to train on"),
+        (
+            {"input_ids": [[1, 2, 3]], "labels": [[-100, 2, 3]], "loss_weights": [[0.0, 1.0, 5.0]]},
+            "a.parquet: loss_weights says what each id weighs, and without loss_spans it is not read",
+            "say the weights in loss_mask (a number of 0 or more an id), and leave loss_weights out",
+        ),
+        ({"input_ids": [[1]], "output_ids": [[2]], "loss_weights": [[0.0, 5.0]]}, "a.parquet: loss_weights", "say"),
         ({"prompt": [[1]]}, "no column input_ids (columns prompt)", "a file to train on"),
         ({"input_ids": [[1]], "output_ids": [[]]}, "none of the 1 rows has a loss token", "nothing would be trained"),
         ({"input_ids": [[], [1]], "output_ids": [[2], [2]]}, "a.parquet: row 0: loss on position 0", "convert again"),
@@ -144,6 +182,22 @@ def test_other_people_s_files(tmp_path):
         ),
         ({"input_ids": [[1]], "output_ids": [[2]], "weight": [-1.0]}, "row 0: a weight that is no number", "convert"),
         ({"input_ids": [[1]], "output_ids": [[2]], "loss_mask": [[1, 1, 1]]}, "row 0: loss_mask is as long as", "con"),
+        ({"input_ids": [[1]], "output_ids": [[2]], "labels": [[2]]}, "row 0: labels are not as long as input_ids", "c"),
+        (
+            {"input_ids": [[1, 2], [3, 4]], "labels": [[-100, 2], [-100, 4]], "loss_mask": [[0, 1], [0, 0]]},
+            "row 1: labels and loss_mask disagree on where loss falls, or with what weight",
+            "one of the columns is right",
+        ),
+        (
+            {"input_ids": [[1, 2]], "labels": [[-100, 2]], "loss_mask": [[0, 0.5]]},
+            "row 0: labels and loss_mask disagree on where loss falls, or with what weight",
+            "one of the columns is right",
+        ),
+        (
+            {"input_ids": [[1]], "output_ids": [[2]], "labels": [[-100, 2]], "loss_mask": [[1, 1, 1]]},
+            "row 0: loss_mask is as long as neither the row nor its output",
+            "convert again",
+        ),
         ({"input_ids": [[1.5]], "output_ids": [[2]]}, "input_ids: values of type float64", "an id is a whole number"),
         ({"input_ids": [[1, None]], "output_ids": [[2]]}, "input_ids: a null among the ids", "an id is a whole number"),
         ({"input_ids": [[2**31]], "output_ids": [[2]]}, "input_ids: 2147483648 is no id", "ids are 32-bit"),
@@ -160,6 +214,17 @@ def test_bad_rows_are_named(tmp_path, columns, message, hint):
         TitoSFTDataset(foreign(tmp_path / "a.parquet", **columns))
     assert message in str(error.value)
     assert hint in error.value.hint
+
+
+def test_every_record_of_json_lines_says_the_loss_by_the_same_keys(tmp_path):
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"input_ids": [5], "output_ids": [8]}\n{"input_ids": [7], "output_ids": [9], "weight": 3}\n')
+    with pytest.raises(tito.DataError, match=r"a\.jsonl: record 2: weight, which record 1 has not") as error:
+        TitoSFTDataset(lines)
+    assert error.value.hint == "give every record the same keys; null where it says nothing"
+    lines.write_text('{"input_ids": [5], "output_ids": [8], "loss_weights": [0, 3]}\n')
+    with pytest.raises(tito.DataError, match=r"a\.jsonl: loss_weights says what each id weighs"):
+        TitoSFTDataset(lines)
 
 
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("weight", pa.float32())]))
@@ -182,6 +247,20 @@ def test_bad_spans_are_named(tmp_path, spans, message):
     )
     with pytest.raises(tito.DataError, match=rf"row 1: {message}"):
         TitoSFTDataset(path)
+
+
+def test_spans_beside_labels_or_a_mask_must_say_the_same(tmp_path):
+    spans = pa.array([None, [{"start": 2, "end": 3, "weight": 2.0}]], SPANS)
+    pair = {"input_ids": [[1], [1, 2]], "output_ids": [[2], [3, 4]], "loss_spans": spans}
+    for more in ({"loss_mask": [[0, 1], [0, 0, 2, 0]]}, {"labels": [[-100, 2], [-100, -100, 3, -100]]}):
+        data = TitoSFTDataset(foreign(tmp_path / "a.parquet", **pair, **more), weights="loss")
+        assert [s["loss_weights"].tolist() for s in data] == [[0, 1], [0, 0, 2, 0]]
+    for more, said in (
+        ({"loss_mask": [[0, 1], [0, 0, 3, 0]]}, "row 1: loss_spans and loss_mask disagree"),
+        ({"labels": [[-100, 2], [-100, -100, 3, 4]]}, "row 1: loss_spans and labels disagree"),
+    ):
+        with pytest.raises(tito.DataError, match=said):
+            TitoSFTDataset(foreign(tmp_path / "a.parquet", **pair, **more))
 
 
 def test_over_long_rows_fail_or_are_left_out(tmp_path):
@@ -351,3 +430,33 @@ def test_every_key_of_a_recipe_has_a_meaning_or_says_it_by_its_name():
 
     bare = {field.name for field in fields(TrainConfig)} - meanings().keys()
     assert bare == {"lora_dropout", "schedule", "weight_decay", "device", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("metric=heldout", "metric was probe, now heldout"),
+        ("probe=other:probe", "probe was replies, now other:probe"),
+        ("probe_prompts=b.parquet", "probe_prompts was None, now b.parquet"),
+        ("probe_n=9", "probe_n was 8, now 9"),
+        ("probe_tokens=9", "probe_tokens was 128, now 9"),
+        ("probe_assert=[call-tag]", "probe_assert was [], now ['call-tag']"),
+        ("loss=fused", "loss was auto, now fused"),
+        ("fsdp=true", "fsdp was False, now True"),
+    ],
+)
+def test_a_resumed_run_is_judged_and_scored_as_before(tmp_path, override, said):
+    from tito.train import TrainConfig
+    from tito.train.checkpoint import refuse_other_run
+
+    def config(*more):
+        given = {"base": "m", "data": "a.parquet", "val": "v.parquet", "output": tmp_path, "probe": "replies"}
+        first = [*(f"{key}={value}" for key, value in given.items()), "metric=probe"]
+        return TrainConfig.load("qwen3-4b-lora", [*first, "probe_assert=[]", *more])
+
+    facts = {"world": 1, "data": {}, "val": {}, "base_hash": "sha256:0"}
+    record = {**facts, "config": config().to_dict()}
+    (tmp_path / "tito_train.json").write_text(json.dumps(record, default=str))
+    refuse_other_run(config(), facts)
+    with pytest.raises(tito.UsageError, match=re.escape(f"resume: {said}")):
+        refuse_other_run(config(override), facts)

@@ -121,9 +121,13 @@ def test_weights_that_copies_cannot_say(models, tmp_path):
     spans = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("weight", pa.float32())]))
     value = [[{"start": 1, "end": 2, "weight": 1.0}, {"start": 2, "end": 3, "weight": 3.0}]]
     data = file(tmp_path / "a.parquet", input_ids=[[1]], output_ids=[[2, 3]], loss_spans=pa.array(value, spans))
-    with pytest.raises(tito.DataError, match="copies cannot say weights that differ inside a row") as error:
+    with pytest.raises(
+        tito.UsageError, match="1 rows weigh their tokens differently, which copies cannot say"
+    ) as error:
         go(models, data, tmp_path / "out", "weights=repeat")
-    refused(error, "weights")
+    assert (
+        error.value.hint == "convert with --upweight-as copies, or take weights: auto where the trainer knows weights"
+    )
 
 
 @pytest.mark.parametrize("column", ["input_ids", "labels", "loss_weights"])

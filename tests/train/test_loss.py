@@ -200,8 +200,9 @@ def test_plain_pytorch_and_trl_take_the_same_dataset(models, made, tmp_path):
     table = data.to_datasets()
     assert [r["input_ids"].tolist() for r in table] == [s["input_ids"].tolist() for s in data]
     assert [r["labels"].tolist() for r in table] == [s["labels"].tolist() for s in data]
-    with pytest.raises(tito.UsageError, match="trainers of this kind know no weights"):
+    with pytest.raises(tito.UsageError, match="trainers of this kind know no weights") as error:
         TitoSFTDataset(made["tokens"]).to_datasets()
+    assert error.value.hint == "convert with --upweight-as copies, or train with `tito train`"
 
 
 # TRL itself uses the name that transformers 5.23 warns of.

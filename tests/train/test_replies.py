@@ -1,6 +1,8 @@
 """The probe of a run: what the model says, greedily, as an obvious loop gives it; and the best checkpoint by it."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ from tito.cli import main
 from tito.probe.prompts import read_prompts
 from tito.train import TrainConfig, train
 from tito.train.replies import greedy
+from tito.train.work import Work
 from trained import record
 from transformers import AutoModelForCausalLM
 
@@ -95,6 +98,21 @@ def test_probe_and_loss_disagree_and_the_probe_decides(models, rows, tmp_path):
     assert (by_loss["best"]["by"], by_loss["best"]["step"]) == ("heldout", lowest)
 
 
+def test_a_step_that_is_saved_and_then_judged_is_the_best_with_its_own_weights(models, rows, tmp_path):
+    """The checkpoint of an epoch's last step is written at the step's end, the evaluation comes at the epoch's: what it
+    finds is of this checkpoint, not of an earlier one."""
+    given = ["val=" + str(rows["qwen3-val"]), "eval_every=epoch", "save_every=2", "metric=heldout", "accumulate=21"]
+    found, _ = go(models, rows, tmp_path / "out", *given, "lr=1e-3")
+    losses = {m["step"]: m["eval_loss"] for m in found["metrics"] if "eval_loss" in m}
+    assert list(losses) == [4]
+    best = found["best"]
+    assert (best["step"], best["metric"]) == (4, losses[4])
+    assert best["checkpoint"].endswith("checkpoint-4")
+    state = json.loads((tmp_path / "out" / "checkpoints" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert (state["best_global_step"], Path(state["best_model_checkpoint"]).name) == (4, "checkpoint-4")
+    assert found["heldout"]["after"] == pytest.approx(losses[4])
+
+
 def test_a_number_of_the_probe_is_a_metric_by_its_name(models, rows, tmp_path):
     found, _ = go(models, rows, tmp_path / "out", "probe=stopping:Two", "probe_every=1", "metric=other")
     assert (found["best"]["by"], found["best"]["step"], found["best"]["metric"]) == ("other", 2, 1.0)
@@ -176,3 +194,25 @@ def test_what_cannot_be_asked_is_said_before_anything_is_loaded(models, rows, tm
     words = [f"base={models['qwen3']}", f"data={odd}", f"output={tmp_path / 'b'}", *QUICK, "--probe-every", "2"]
     assert main(["train", "tiny-cpu", *words]) == 1
     assert "odd.parquet: no rows of row schema 1" in capsys.readouterr().err
+
+
+def test_a_best_step_whose_checkpoint_is_gone_is_refused(tmp_path):
+    """The weights of step 5 are never written beside the number of step 10."""
+    checkpoints = [tmp_path / f"checkpoint-{step}" for step in (5, 10)]
+    checkpoints[0].mkdir()
+    state = SimpleNamespace(
+        best_global_step=10, best_model_checkpoint=str(checkpoints[0]), best_metric=0.75, global_step=12
+    )
+    loaded = []
+    trainer = SimpleNamespace(
+        state=state,
+        args=SimpleNamespace(output_dir=str(tmp_path)),
+        load_best=lambda: loaded.append(state.best_model_checkpoint),
+    )
+    work = Work.__new__(Work)
+    work._config = TrainConfig.load("tiny-cpu", ["base=m", "data=d", "output=o", "probe=replies"])
+    with pytest.raises(tito.DataError, match=r"checkpoint-10: not there, and step 10 was the best by probe \(0\.75\)"):
+        work._choose(trainer)
+    checkpoints[1].mkdir()
+    best = {"by": "probe", "metric": 0.75, "step": 10, "checkpoint": str(checkpoints[1])}
+    assert (work._choose(trainer), loaded) == (best, [str(checkpoints[1])])

@@ -181,6 +181,7 @@ def _load(args: argparse.Namespace, folder: str) -> int:
         base_folder=BaseModel(record.base) if record is not None and here else None,
         name=args.name,
         in_place=args.in_place,
+        recorded=[] if record is None else record.adapters,
     )
     if record is not None:
         record.adapters = [*(a for a in record.adapters if a.name != served.name), served]

@@ -150,7 +150,7 @@ def _reply(answer: Answer, prompt: Prompt, asked: Asked, *, chat: bool = False) 
 
 
 def _effect(report: ProbeReport, base: Sequence[Answer], adapted: Sequence[Answer]) -> None:
-    seen = compare(list(zip(base, adapted, strict=True)))
+    seen = compare(base, adapted)
     report.ids_differ, report.logprob_differs = seen.ids_differ, seen.logprob
     if seen.ids_differ == 0:
         report.problems.append(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tito.serve.client import Answer, Server
 
-__all__ = ["PROMPTS", "Effect", "Prompts", "effect"]
+__all__ = ["PROMPTS", "Effect", "Prompts", "ask", "compare", "effect"]
 
 Prompts = Sequence[Sequence[int] | str]
 """Prompts as ids, or as text that the server tokenises."""
@@ -42,6 +42,10 @@ class Effect:
         """Whether they are two models at all."""
         return self.ids_differ > 0 or self.logprob > _ROUNDING
 
+    def beyond(self, noise: Effect) -> bool:
+        """Whether it is more than a model differs from itself, of which `noise` was seen once."""
+        return self.ids_differ > 2 * noise.ids_differ or self.logprob > max(_ROUNDING, 2 * noise.logprob)
+
     def __str__(self) -> str:
         return f"ids differ on {self.ids_differ} of {self.prompts} prompts, logprobs by up to {self.logprob:.2g}"
 
@@ -49,12 +53,18 @@ class Effect:
 def effect(server: Server, one: str, other: str, prompts: Prompts, *, max_tokens: int = _OUTPUT) -> Effect:
     """Asks both the same, greedy, through the completions route. Raises what `Server.complete` raises."""
     pairs = [(_ask(server, one, prompt, max_tokens), _ask(server, other, prompt, max_tokens)) for prompt in prompts]
-    return compare(pairs)
+    return compare([a for a, _ in pairs], [b for _, b in pairs])
 
 
-def compare(pairs: Sequence[tuple[Answer, Answer]]) -> Effect:
-    """The same of answers that are at hand."""
+def ask(server: Server, model: str, prompts: Prompts, *, max_tokens: int = _OUTPUT) -> list[Answer]:
+    """Greedy answers with logprobs. Raises what `Server.complete` raises."""
+    return [_ask(server, model, prompt, max_tokens) for prompt in prompts]
+
+
+def compare(one: Sequence[Answer], other: Sequence[Answer]) -> Effect:
+    """The same of answers that are at hand, to the same prompts."""
     differ, most = 0, 0.0
+    pairs = list(zip(one, other, strict=True))
     for a, b in pairs:
         differ += a.output_ids != b.output_ids
         for x, y, p, q in zip(a.output_ids, b.output_ids, a.logprobs, b.logprobs, strict=False):

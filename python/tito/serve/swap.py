@@ -7,13 +7,14 @@ adapter there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tito.adapter import BaseModel, LoraAdapter, inspect
 from tito.adapter.inspect import room_for
 from tito.errors import DataError, UsageError, with_hint
 from tito.serve.client import RefusedError, Server
-from tito.serve.effect import Prompts, effect
+from tito.serve.effect import Prompts, ask, compare, effect
 from tito.serve.record import ServedAdapter
 
 __all__ = ["load", "unload"]
@@ -27,9 +28,10 @@ def load(
     base_folder: BaseModel | None = None,
     name: str | None = None,
     in_place: bool = False,
+    recorded: Sequence[ServedAdapter] = (),
 ) -> tuple[ServedAdapter, str]:
     """Loads an adapter and proves that it is served; gives it, and what was seen. Where `base_folder` is known, shapes
-    and names are compared with it first.
+    and names are compared with it first; `recorded` says what content other names were loaded with.
 
     An adapter that is served already under its content's name is only proved. Raises `UsageError` for a name that
     stands for other content (unless `in_place`), `DataError` for an adapter that is broken, that the server refuses, or
@@ -43,6 +45,7 @@ def load(
         raise with_hint(DataError(f"{server.url}: no base model is listed"), "is this an engine that serves adapters?")
     base = bases[0].id
     served = ServedAdapter.of(adapter, base)
+    known = {(served.name, served.hash), *((other.name, other.hash) for other in recorded)}
     if name is not None:
         served = ServedAdapter(name, served.folder, served.hash, served.rank, served.alpha)
     old = before.get(served.name)
@@ -52,7 +55,8 @@ def load(
             UsageError(f"{server.url}: {served.name} is served already, from {old.root}"),
             "leave --name out: the content's own name is free; or say --in-place",
         )
-    earlier = [server.complete(served.name, p, max_tokens=16, logprobs=1) for p in prompts] if old else []
+    earlier = ask(server, served.name, prompts) if old and not same else []
+    noise = compare(earlier, ask(server, served.name, prompts)) if earlier else None
     if not same:
         _ask(server, served, in_place=in_place)
     root = {card.id: card.root for card in server.models()}.get(served.name)
@@ -67,21 +71,23 @@ def load(
             DataError(f"{server.url}: adapter not swapped: {served.name} answers as {base} does ({seen})"),
             "the names in its file may be another class's: `tito adapter inspect`; or give --prompts that it learnt",
         )
-    if earlier and not same:
-        now = [server.complete(served.name, p, max_tokens=16, logprobs=1) for p in prompts]
-        if all(a.output_ids == b.output_ids and a.logprobs == b.logprobs for a, b in zip(earlier, now, strict=True)):
+    if noise is not None:
+        change = compare(earlier, ask(server, served.name, prompts))
+        if not change.beyond(noise):
+            told = f" ({change}; before the load, asked twice: {noise})" if noise.any else f" ({change})"
             raise with_hint(
-                DataError(f"{server.url}: adapter not swapped: {served.name} answers as before the load"),
+                DataError(f"{server.url}: adapter not swapped: {served.name} answers as before the load{told}"),
                 "load it under a name of its own: leave --name out",
             )
     for card in before.values():
-        # The same content may be there under two names.
-        if card.parent is None or card.id == served.name or _is(card.root, served.folder):
+        # The same content may be there under two names. A root does not say so: another adapter may have stood there.
+        twin = (card.id, adapter.hash) in known
+        if card.parent is None or card.id == served.name or (twin and _is(card.root, served.folder)):
             continue
         if not effect(server, card.id, served.name, prompts).any:
             raise with_hint(
                 DataError(f"{server.url}: adapter not swapped: {served.name} answers as {card.id} does"),
-                "unload that one, or restart the server with `tito serve`",
+                "unload that one (it may be of the same content), or restart the server with `tito serve`",
             )
     return served, str(seen)
 

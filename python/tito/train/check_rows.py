@@ -120,10 +120,8 @@ def check_weights(data: TitoSFTDataset, config: TrainConfig, world: int) -> Find
     if numbers["zero"]:
         text += f"; {numbers['zero']} rows weigh 0 and are left out"
     lost = exposure.mode == "repeat" and abs(float(exposure.copies.sum()) - numbers["sum"]) > 1
-    uneven = exposure.mode == "repeat" and bool((~data.survey.even & used).any())
-    if ignored or lost or uneven:
-        what = "copies cannot say weights that differ inside a row" if uneven else "the weights are not honoured"
-        return Finding("weights", False, f"{what}: {text}", "take weights: auto", numbers)
+    if ignored or lost:
+        return Finding("weights", False, f"the weights are not honoured: {text}", "take weights: auto", numbers)
     return Finding("weights", True, text, numbers=numbers)
 
 

@@ -22,6 +22,8 @@ __all__ = ["Overlong", "Sample", "TitoSFTDataset"]
 
 Sample = dict[str, Any]
 Overlong = Literal["error", "drop"]
+_COPIES = 'take weights="repeat" to round them to copies, or train with `tito train`'
+_NO_COPIES = "convert with --upweight-as copies, or train with `tito train`"
 
 
 class TitoSFTDataset:
@@ -35,11 +37,12 @@ class TitoSFTDataset:
     - `weights`: `auto` repeats rows by their weight, and turns to `loss_weights` where a weight is below 1 or differs
       inside a row; `repeat`, `loss`, `ignore` ask for one of them. `exposure.why` says what was chosen.
     - `max_length`, `overlong`: longer rows are an `error`, or are left out (`drop`; `dropped` counts them).
-    - `rows_per_step`: rows of an optimiser step, all ranks; only the weighted loss asks (`exposure.divisor`).
+    - `rows_per_step`: rows or packs of an optimiser step, all ranks; only the weighted loss asks (`exposure.divisor`).
     - `keep_bytes`: what stays decoded in memory, a quarter of the machine's unless told.
 
     Rows without a single loss token are left out and counted (`silent`). Raises `DataError` for rows that contradict
-    themselves, with file and row, and where no loss token is left.
+    themselves, with file and row, and where no loss token is left; `UsageError` for `repeat` where weights differ
+    inside a row, which copies cannot say.
 
     >>> from tito.train import TitoSFTDataset
     >>> data = TitoSFTDataset("kept.parquet")
@@ -82,7 +85,9 @@ class TitoSFTDataset:
             )
         self.dropped = int(long.sum())
         keep &= ~long
-        self.exposure = expose(seen, keep, mode=weights, seed=seed, rows_per_step=rows_per_step)
+        # A pack is several rows.
+        one = rows_per_step == 1 and pack is None
+        self.exposure = expose(seen, keep, mode=weights, seed=seed, one_row_a_step=one)
         order = self.exposure.order
         if not len(order):
             raise with_hint(
@@ -158,7 +163,7 @@ class TitoSFTDataset:
         if self.weighted:
             raise with_hint(
                 UsageError(f"{self.exposure.why}, and trainers of this kind know no weights"),
-                'take weights="repeat" to round them to copies, or train with `tito train`',
+                _NO_COPIES if not self.survey.even[self.exposure.copies > 0].all() else _COPIES,
             )
         names = ["input_ids", "labels", *(["seq_lengths"] if self.packed else [])]
 

@@ -55,9 +55,10 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
         control.should_evaluate = looks and step != self._looked
         if control.should_evaluate:
             self._looked = step
-        # What an evaluation finds best must be there afterwards.
-        saves = saves or (control.should_evaluate and self._config.chosen_by != "last")
-        control.should_save = saves and step != self._saved
+        # What an evaluation finds best must be there afterwards, and say so: a checkpoint that the step's end wrote
+        # before the epoch's evaluation knows nothing of it, and is written again.
+        counts = control.should_evaluate and self._config.chosen_by != "last"
+        control.should_save = counts or (saves and step != self._saved)
         if control.should_save:
             self._saved = step
 

@@ -7,7 +7,7 @@ plan, weights and packing are made of: ids are not read twice for them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from tito.train.table import Group, Lists, Table
 
 __all__ = ["Survey", "survey"]
 
+_TOLD = (("loss_spans", "spans"), ("labels", "labels"), ("loss_mask", "mask"))
+"""Columns that say where loss falls, the one that is taken first; and what a group calls them."""
+_MASK_LENGTH = "loss_mask is as long as neither the row nor its output"
 _AGAIN = "convert again, or look at the row with `tito show FILE --record N`"
 
 
@@ -67,7 +70,7 @@ def survey(table: Table) -> Survey:
         try:
             part = _measure(group)
         except _WrongError as wrong:
-            raise with_hint(DataError(f"{table.place(start + wrong.row)}: {wrong}"), _AGAIN) from None
+            raise with_hint(DataError(f"{table.place(start + wrong.row)}: {wrong}"), wrong.hint) from None
         part["turn_row"] = part["turn_row"] + start
         for column in (group.prompt, group.output):
             if column is None or not len(column.values):
@@ -97,14 +100,15 @@ def survey(table: Table) -> Survey:
 
 
 class _WrongError(Exception):
-    def __init__(self, rows: npt.NDArray[np.bool_], message: str) -> None:
+    def __init__(self, rows: npt.NDArray[np.bool_], message: str, hint: str = _AGAIN) -> None:
         super().__init__(message)
+        self.hint = hint
         self.row = int(np.flatnonzero(rows)[0])
 
 
-def _refuse(rows: npt.NDArray[np.bool_], message: str) -> None:
+def _refuse(rows: npt.NDArray[np.bool_], message: str, hint: str = _AGAIN) -> None:
     if rows.any():
-        raise _WrongError(rows, message)
+        raise _WrongError(rows, message, hint)
 
 
 def _row_of(column: Lists, at: int) -> int:
@@ -120,22 +124,22 @@ def _measure(group: Group) -> dict[str, npt.NDArray[Any]]:
     tokens = lengths - prompt if group.output is not None else lengths.copy()
     sums, even = tokens.astype(np.float64), np.ones(group.rows, bool)
     first_is_loss = (prompt == 0) & (tokens > 0)
-    if group.labels is not None:
-        _refuse(group.labels.lengths != lengths, "labels are not as long as input_ids")
-        labels = group.labels.values
-        ids = group.prompt.values[group.prompt.starts[0] : group.prompt.starts[-1]]
-        labels = labels[group.labels.starts[0] : group.labels.starts[-1]]
+    if group.spans is not None:
+        tokens, sums, even, first_is_loss = _spans(group, lengths, tokens, first_is_loss)
+    elif group.labels is not None:
+        ids_of = "input_ids" if group.output is None else "input_ids and output_ids"
+        _refuse(group.labels.lengths != lengths, f"labels are not as long as {ids_of}")
+        labels = group.labels.values[group.labels.starts[0] : group.labels.starts[-1]]
+        ids = group.whole()
         loss = labels != -100
         row = np.repeat(rows, lengths)
         _refuse(_any(row, loss & (labels != ids), group.rows), "a label that is not its own id and not -100")
         tokens = np.bincount(row[loss], minlength=group.rows)
         sums = tokens.astype(np.float64)
         first_is_loss = loss[group.labels.starts[:-1] - group.labels.starts[0]]
-    elif group.spans is not None:
-        tokens, sums, even, first_is_loss = _spans(group, lengths, tokens, first_is_loss)
     elif group.mask is not None:
         of_output = group.mask.lengths == (group.output.lengths if group.output is not None else -1)
-        _refuse(~of_output & (group.mask.lengths != lengths), "loss_mask is as long as neither the row nor its output")
+        _refuse(~of_output & (group.mask.lengths != lengths), _MASK_LENGTH)
         mask = group.mask.values[group.mask.starts[0] : group.mask.starts[-1]]
         row = np.repeat(rows, group.mask.lengths)
         wrong = _any(row, ~np.isfinite(mask) | (mask < 0), group.rows)
@@ -150,6 +154,7 @@ def _measure(group: Group) -> dict[str, npt.NDArray[Any]]:
         first_is_loss[whole] = mask[starts[whole]] > 0
         first_is_loss |= ~whole & (prompt == 0) & (group.mask.lengths > 0)
     _refuse(first_is_loss, "loss on position 0, which no model predicts")
+    _refuse_two_tales(group, lengths)
     return {
         "lengths": lengths,
         "loss_tokens": tokens,
@@ -160,6 +165,26 @@ def _measure(group: Group) -> dict[str, npt.NDArray[Any]]:
         "last_id": _last_ids(group),
         **_by_turn(group, sums),
     }
+
+
+def _refuse_two_tales(group: Group, lengths: npt.NDArray[Any]) -> None:
+    """Of several columns that say where loss falls one is taken. The others must say the same; those of only 0 and 1
+    may leave out the weights. Rows of weight 0 are not trained, whatever they say."""
+    told = [(name, field) for name, field in _TOLD if getattr(group, field) is not None]
+    for name, field in told[1:]:
+        other = getattr(group, field)
+        fits = other.lengths == lengths
+        if field == "mask" and group.output is not None:
+            fits |= other.lengths == group.output.lengths
+        _refuse(~fits, f"{name} are not as long as the row" if field == "labels" else _MASK_LENGTH)
+        none: dict[str, Any] = {each: None for _, each in _TOLD if each != field}
+        alone = replace(group, **none)
+        differ = np.zeros(group.rows, bool)
+        for row in np.flatnonzero(group.weight > 0).tolist():
+            taken, said = group.token_weights(row), alone.token_weights(row)
+            differ[row] = not np.array_equal(taken > 0 if set(said.tolist()) <= {0, 1} else taken, said)
+        what = f"{told[0][0]} and {name} disagree on where loss falls, or with what weight"
+        _refuse(differ, what, "one of the columns is right: leave the other out")
 
 
 def _any(row: npt.NDArray[Any], what: npt.NDArray[np.bool_], rows: int) -> npt.NDArray[np.bool_]:

@@ -1,8 +1,9 @@
 """What is trained, as arrays: the rows of one file or of several, decoded by row group and kept while memory lasts.
 
 Reads the rows that `tito convert` wrote, and other people's files in which the ids stand as `input_ids` + `output_ids`
-(loss on the outputs, or where `loss_mask` says), `input_ids` + `labels`, or `input_ids` + `loss_mask`. Only the
-columns that training needs are read. Nothing here knows a tokenizer, and no id is ever made.
+(loss on the outputs, or where `labels` or `loss_mask` say), `input_ids` + `labels`, or `input_ids` + `loss_mask`. Where
+two columns say it, the survey refuses rows in which they disagree. Only the columns that training needs are read.
+Nothing here knows a tokenizer, and no id is ever made.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Group", "Lists", "Table"]
 
 _READ = ("input_ids", "output_ids", "loss_spans", "labels", "loss_mask", "weight", "turn", "calls", "output_logprobs")
+_SAYING = {"output_ids", "loss_spans", "labels", "loss_mask", "loss_weights", "weight"}
+"""Columns that change what is trained."""
 _SAYS_WHERE = "a file to train on has `input_ids` and `output_ids`, or `input_ids` and `labels`"
 
 
@@ -61,8 +64,8 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows of one row group, column by column. Which of `spans`, `labels` and `mask` is there says where loss falls;
-    where none is, it falls on all of `output`."""
+    """Rows of one row group, column by column. The first of `spans`, `labels` and `mask` that is there says where loss
+    falls; where none is, it falls on all of `output`."""
 
     rows: int
     prompt: Lists
@@ -95,15 +98,22 @@ class Group:
 
     def example(self, row: int) -> tuple[Ids, Ids]:
         """Ids and labels of a row: where loss falls, its own id, else -100."""
-        if self.labels is not None:
-            return self.prompt.at(row), self.labels.at(row)
         ids = self.ids(row)
-        if self.mask is None and (self.spans is None or self.spans.null(row)) and self.output is not None:
+        if self.spans is None and self.labels is not None:
+            return ids, self.labels.at(row)
+        plain = self.mask is None if self.spans is None else self.spans.null(row)
+        if plain and self.output is not None:
             labels = np.empty_like(ids)
             before = len(ids) - len(output := self.output.at(row))
             labels[:before], labels[before:] = -100, output
             return ids, labels
         return ids, np.where(self.token_weights(row) > 0, ids, np.int32(-100))
+
+    def whole(self) -> Ids:
+        """All ids of all rows, one row behind the other."""
+        if self.output is None:
+            return self.prompt.values[self.prompt.starts[0] : self.prompt.starts[-1]]
+        return np.concatenate([self.ids(row) for row in range(self.rows)])
 
     def token_weights(self, row: int) -> Weights:
         """The loss weight of each position, float32; 0 where no loss falls. The row's own weight is not in it."""
@@ -112,11 +122,13 @@ class Group:
         if self.output is not None:
             length += int(self.output.starts[row + 1] - self.output.starts[row])
         weights = np.zeros(length, np.float32)
-        if self.labels is not None:
-            weights[self.labels.at(row) != -100] = 1
-        elif self.spans is not None and not self.spans.null(row):
+        if self.spans is not None and not self.spans.null(row):
             for first, last, weight in self.spans.at(row).tolist():
                 weights[first:last] = weight
+        elif self.spans is not None:
+            weights[before:] = 1
+        elif self.labels is not None:
+            weights[self.labels.at(row) != -100] = 1
         elif self.mask is not None:
             mask = self.mask.at(row)
             weights[length - len(mask) :] = mask
@@ -180,7 +192,7 @@ class Table:
             self._decoded.move_to_end(number)
             return group
         name, read, of_file = self._groups[number]
-        group = _group(name, read(of_file))
+        group = _group(name, read(of_file), ours=self.ours)
         self._decoded[number] = group
         self._held += group.nbytes
         while self._held > self._keep and len(self._decoded) > 1:
@@ -249,6 +261,11 @@ def _open(name: str) -> tuple[Callable[[int], pa.Table], list[int]]:
 def _refuse_silent(name: str, have: list[str]) -> None:
     if "input_ids" not in have:
         raise with_hint(DataError(f"{name}: no column input_ids (columns {', '.join(have[:8])})"), _SAYS_WHERE)
+    if "loss_weights" in have and "loss_spans" not in have:
+        raise with_hint(
+            DataError(f"{name}: loss_weights says what each id weighs, and without loss_spans it is not read"),
+            "say the weights in loss_mask (a number of 0 or more an id), and leave loss_weights out",
+        )
     if not {"output_ids", "labels", "loss_mask"} & set(have):
         raise with_hint(DataError(f"{name}: nothing says where loss falls: no output_ids and no labels"), _SAYS_WHERE)
 
@@ -257,6 +274,7 @@ def _lines(name: str) -> pa.Table:
     import pyarrow as pa
 
     columns: dict[str, list[Any]] = {}
+    told: set[str] = set()
     with open(name, encoding="utf-8") as file:
         for number, line in enumerate(filter(str.strip, file), 1):
             try:
@@ -268,6 +286,12 @@ def _lines(name: str) -> pa.Table:
             if number == 1:
                 _refuse_silent(name, list(record))
                 columns = {column: [] for column in _READ if column in record}
+                told = _SAYING & set(record)
+            elif more := sorted((_SAYING & set(record)) - told):
+                raise with_hint(
+                    DataError(f"{name}: record {number}: {more[0]}, which record 1 has not"),
+                    "give every record the same keys; null where it says nothing",
+                )
             for column, values in columns.items():
                 values.append(record.get(column))
     if not columns:
@@ -293,8 +317,9 @@ def _ARROW(column: str) -> Any:  # noqa: N802 (a table of types, made when pyarr
     }.get(column, pa.list_(pa.int64()))
 
 
-def _group(name: str, table: pa.Table) -> Group:
-    have = set(table.column_names)
+def _group(name: str, table: pa.Table, *, ours: bool) -> Group:
+    # Rows of ours say it by their spans; what else stands there was made of those (`tito verify`).
+    have = set(table.column_names) - ({"labels", "loss_mask"} if ours else set())
 
     def lists(column: str, dtype: Any) -> Lists | None:
         return _lists(name, table, column, dtype) if column in have else None
@@ -308,12 +333,11 @@ def _group(name: str, table: pa.Table) -> Group:
 
     prompt = lists("input_ids", np.int32)
     assert prompt is not None  # `_refuse_silent` saw it
-    labels = None if "output_ids" in have else lists("labels", np.int32)
     columns = {
         "output": lists("output_ids", np.int32),
         "spans": _records(name, table, "loss_spans", SPAN) if "loss_spans" in have else None,
-        "labels": labels,
-        "mask": lists("loss_mask", np.float32) if "loss_spans" not in have and labels is None else None,
+        "labels": lists("labels", np.int32),
+        "mask": lists("loss_mask", np.float32),
         "calls": _records(name, table, "calls", CALL) if "calls" in have else None,
         "logprobs": lists("output_logprobs", np.float32),
     }

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tito._core import Copies
+from tito.errors import UsageError, with_hint
 from tito.train.survey import Survey
 
 __all__ = ["Exposure", "expose"]
@@ -38,8 +39,9 @@ class Exposure:
         return np.repeat(np.arange(len(self.copies)), self.copies)
 
 
-def expose(survey: Survey, keep: npt.NDArray[np.bool_], *, mode: Mode, seed: int, rows_per_step: int) -> Exposure:
-    """Decides it for the rows in `keep`. A row of weight 0 is never trained, in any mode but `ignore`."""
+def expose(survey: Survey, keep: npt.NDArray[np.bool_], *, mode: Mode, seed: int, one_row_a_step: bool) -> Exposure:
+    """Decides it for the rows in `keep`. A row of weight 0 is never trained, in any mode but `ignore`. Raises
+    `UsageError` where copies are asked for and weights differ inside a row."""
     weight = survey.weight
     used = keep & ((weight > 0) | (mode == "ignore"))
     if mode == "ignore":
@@ -50,7 +52,7 @@ def expose(survey: Survey, keep: npt.NDArray[np.bool_], *, mode: Mode, seed: int
         copies[used] = Copies(seed).draw(weight[used].astype(np.float32))
         return Exposure("repeat", why, copies, 1.0)
     tokens = survey.loss_tokens[used]
-    if rows_per_step == 1:
+    if one_row_a_step:
         divisor = float(weight[used].mean()) if used.any() else 1.0
     else:
         divisor = float((weight[used] * tokens).sum() / max(int(tokens.sum()), 1))
@@ -60,7 +62,14 @@ def expose(survey: Survey, keep: npt.NDArray[np.bool_], *, mode: Mode, seed: int
 def _choose(survey: Survey, used: npt.NDArray[np.bool_], mode: Mode) -> tuple[Literal["repeat", "loss"], str]:
     if mode == "loss":
         return "loss", "the loss is weighted, as asked"
-    if (uneven := int((~survey.even & used).sum())) and mode == "auto":
+    if uneven := int((~survey.even & used).sum()):
+        if mode == "repeat":
+            raise with_hint(
+                UsageError(
+                    f"weights: repeat, but {uneven} rows weigh their tokens differently, which copies cannot say"
+                ),
+                "convert with --upweight-as copies, or take weights: auto where the trainer knows weights",
+            )
         return "loss", f"{uneven} rows weigh their tokens differently: the loss is weighted, no index is repeated"
     if (below := int(((survey.weight < 1 - 1e-6) & used).sum())) and mode == "auto":
         return "loss", f"{below} rows weigh less than 1: the loss is weighted, no index is repeated"

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tito.adapter.lora import LoraAdapter
+from tito.errors import DataError, with_hint
 from tito.files import staged
 from tito.train.base import Base, Targets
 from tito.train.check_after import check_adapter, check_export_keys, check_heldout, check_probe, check_reload
@@ -256,16 +257,27 @@ class Work:
         self._record.facts["canary_batches"] = canary.batches - seen
 
     def _choose(self, trainer: TitoSFTTrainer) -> dict[str, Any]:
-        """Loads the best checkpoint, by the named metric; without one the last step stays."""
+        """Loads the best checkpoint, by the named metric; without one the last step stays. `DataError` where the step
+        that was best has none: weights of another step would be written under its number."""
         by, state = self._config.chosen_by, trainer.state
-        best = state.best_model_checkpoint
-        if by == "last" or best is None or not os.path.isdir(best):
+        step = state.best_global_step
+        if by == "last" or not step:
             return {
                 "by": "last step" if by == "last" else f"last step: no {by} was measured",
                 "step": state.global_step,
             }
-        step = int(Path(best).name.rpartition("-")[2])
+        name = f"checkpoint-{step}"
+        places = [os.path.join(trainer.args.output_dir, name), state.best_model_checkpoint or ""]
+        best = next((place for place in places if Path(place).name == name and os.path.isdir(place)), None)
         if step != state.global_step:
+            if best is None:
+                raise with_hint(
+                    DataError(
+                        f"{places[0]}: not there, and step {step} was the best by {by} ({state.best_metric:.4g})"
+                    ),
+                    "the last step is in the last checkpoint; keep: N holds more of them",
+                )
+            state.best_model_checkpoint = best
             trainer.load_best()
         return {"by": by, "metric": state.best_metric, "step": step, "checkpoint": best}
 
