@@ -122,10 +122,18 @@ def test_of_equals_the_lower_heldout_loss_is_the_best_and_else_the_later(models,
     same = ["probe=stopping:same", "probe_every=1", "lr=1e-3"]
     found, _ = go(models, rows, tmp_path / "a", *same)
     assert found["best"]["step"] == 4
-    # A rate at which the loss rises again.
-    given = [f"val={rows['qwen3-val']}", "eval_every=1", "allow=[heldout]", "keep=9"]
-    found, _ = go(models, rows, tmp_path / "b", *same, *given, "lr=0.3", "max_steps=6", "schedule=constant")
+    # Judged by what the base likes best, trained on something else: the held-out loss rises from the start.
+    prompt = list(range(1, 9))
+    base = AutoModelForCausalLM.from_pretrained(models["qwen3"])
+    made = {"train": [1000] * 8, "judged": one_by_one(base, prompt, 8, ())}
+    for name, output in made.items():
+        pq.write_table(pa.table({"input_ids": [prompt] * 6, "output_ids": [output] * 6}), tmp_path / f"{name}.parquet")
+    given = [f"val={tmp_path / 'judged.parquet'}", "eval_every=1", "allow=[heldout]", "keep=9", "accumulate=1"]
+    data = {"train": tmp_path / "train.parquet"}
+    more = ("lr=1e-2", "warmup=0", "max_steps=6", "schedule=constant")
+    found, _ = go(models, data, tmp_path / "b", *same, *given, *more, data="train")
     losses = {m["step"]: m["eval_loss"] for m in found["metrics"] if "eval_loss" in m}
+    assert len(losses) == 6
     assert found["best"]["step"] == min(losses, key=losses.get) < 6
 
 
