@@ -245,3 +245,13 @@ def test_keys_that_look_like_others_are_told(tmp_path, form):
     ]
     converted(tmp_path, make(0, task_id="t", model="m", ended=1.0))
     assert warned(tmp_path, "unread_keys") == []
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_is_told_of_a_name_is_told_of_each_that_it_can_mean(tmp_path, own):
+    """Also of one whose first line said less of it, and where lines that say as little have calls."""
+    calls = [dumps.logged(0, agent="b"), dumps.logged(1, agent="a"), dumps.logged(2, agent="b", task_id="t")]
+    calls += [dumps.logged(3)] if own else []
+    run = converted(tmp_path, *calls, told("end", status="ok", reward=1.0))
+    assert [row["reward"] for row in run.rows] == [1.0] * len(calls)
+    assert (run.counts["unplaced"], run.counts["without_calls"]) == (int(own), 0)

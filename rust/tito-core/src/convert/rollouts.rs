@@ -48,7 +48,7 @@ pub(super) struct Rollouts {
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     /// Rollouts that are another one, under which less or more was said.
-    pub(super) joined: HashMap<u32, u32>,
+    joined: HashMap<u32, u32>,
     /// New names, where another rollout has the one it goes by.
     pub(super) renamed: HashMap<u32, Text>,
     /// What lines without calls tell.
@@ -58,6 +58,13 @@ pub(super) struct Settled {
     pub(super) unplaced_in: Option<Text>,
     /// Rollouts that are told of and have no call.
     pub(super) without_calls: u64,
+}
+
+impl Settled {
+    /// The number that a rollout goes by once it is joined.
+    pub(super) fn first(&self, rollout: u32) -> u32 {
+        self.joined.get(&rollout).copied().unwrap_or(rollout)
+    }
 }
 
 impl Rollouts {
@@ -126,22 +133,21 @@ impl Rollouts {
     /// Nothing more will come: joins what belongs together and gives names.
     pub(super) fn settle(&mut self) -> Settled {
         let mut settled = Settled::default();
+        let mut notes: Vec<_> = std::mem::take(&mut self.notes).into_iter().collect();
         let mut parts: Vec<&Met> = self.met.iter().filter(|met| !met.whole).collect();
         parts.sort_unstable_by_key(|met| (met.session, met.number));
         for session in parts.chunk_by(|a, b| a.session == b.session) {
             if session.len() > 1 && session.iter().any(|met| met.said.contains(&0)) {
-                self.join(session, &mut settled);
+                self.join(session, &mut settled, &mut notes);
             }
         }
-        let mut notes: Vec<_> = std::mem::take(&mut self.notes).into_iter().collect();
-        notes.sort_unstable_by_key(|(number, _)| *number);
+        notes.sort_by_key(|(number, _)| *number);
         for (number, who) in notes {
-            let number = settled.joined.get(&number).copied().unwrap_or(number);
-            settled.notes.entry(number).or_default().join(&who, true);
+            settled.notes.entry(settled.first(number)).or_default().join(&who, true);
         }
         let mut calls: HashMap<u32, u64> = HashMap::new();
         for met in &self.met {
-            *calls.entry(settled.joined.get(&met.number).copied().unwrap_or(met.number)).or_default() += met.calls;
+            *calls.entry(settled.first(met.number)).or_default() += met.calls;
         }
         for met in &self.met {
             match (calls.remove(&met.number), met.name) {
@@ -159,43 +165,47 @@ impl Rollouts {
         settled
     }
 
-    /// Joins the rollouts of one name.
-    fn join(&self, session: &[&Met], settled: &mut Settled) {
+    /// Joins the rollouts of one name, in the order of their numbers. `notes` is told what belongs to several.
+    fn join(&self, session: &[&Met], settled: &mut Settled, notes: &mut Vec<(u32, Who)>) {
         let one = (0..3).all(|part| {
             let mut said = session.iter().map(|met| met.said[part]).filter(|said| *said != 0);
             said.next().is_none_or(|first| said.all(|other| other == first))
         });
-        // By the rollout that says the most: all that are that one.
-        let mut groups: HashMap<u32, Vec<u32>> = HashMap::new();
+        if one {
+            settled.joined.extend(session[1..].iter().map(|met| (met.number, session[0].number)));
+            return;
+        }
+        let says_most = |met: &Met| !session.iter().any(|other| met.is_less_than(other));
+        let full: Vec<&Met> = session.iter().copied().filter(|met| says_most(met)).collect();
+        // By the rollout that says the most: the first of all that are that one.
+        let mut firsts: HashMap<u32, u32> = HashMap::new();
         for met in session {
-            let more: Vec<_> = session
-                .iter()
-                .filter(|other| met.is_less_than(other) && !session.iter().any(|third| other.is_less_than(third)))
-                .collect();
-            let of = match &more[..] {
-                _ if one => session[0].number,
+            let meant: Vec<_> = full.iter().filter(|other| met.is_less_than(other)).collect();
+            let of = match &meant[..] {
                 [] => met.number,
                 [only] => only.number,
                 [first, others @ ..] => {
-                    // What is told of the name is told of each.
-                    if let Some(who) = self.notes.get(&met.number) {
-                        others.iter().for_each(|other| settled.notes.entry(other.number).or_default().join(who, true));
+                    // What is told of the name is told of each. A line without calls joins the first.
+                    let copied = if met.calls == 0 { others } else { &meant };
+                    for who in
+                        notes.iter().filter(|(n, _)| *n == met.number).map(|(_, who)| who.clone()).collect::<Vec<_>>()
+                    {
+                        notes.extend(copied.iter().map(|other| (other.number, who.clone())));
                     }
                     if met.calls == 0 {
                         first.number
                     } else {
                         settled.unplaced += met.calls;
-                        let name = || more.iter().find_map(|other| self.original(other.number));
+                        let name = || meant.iter().find_map(|other| self.original(other.number));
                         settled.unplaced_in = settled.unplaced_in.take().or_else(name);
                         met.number
                     }
                 }
             };
-            groups.entry(of).or_default().push(met.number);
-        }
-        for group in groups.values() {
-            let first = group.iter().copied().min().unwrap_or_default();
-            settled.joined.extend(group.iter().filter(|number| **number != first).map(|number| (*number, first)));
+            let first = *firsts.entry(of).or_insert(met.number);
+            if first != met.number {
+                settled.joined.insert(met.number, first);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! call of the rollouts that are live.
 
 use super::STRETCH_IDS;
+use super::rollouts::Settled;
 use super::sight::{Digest, Sighted};
 use crate::capture::{Call, FORMATS, Parsed, Piece, Skip, Who};
 use crate::error::{Error, Result};
@@ -231,16 +232,16 @@ impl Spill {
         Ok(())
     }
 
-    /// Nothing more will come: gives what reads it back. `joined` are rollouts that turned out to be another one.
+    /// Nothing more will come: gives what reads it back. `settled` says which rollouts turned out to be another one.
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn seal(mut self, joined: &HashMap<u32, u32>) -> Result<Shelf> {
+    pub(super) fn seal(mut self, settled: &Settled) -> Result<Shelf> {
         if self.file.is_some() {
             self.flush()?;
         }
         for entry in &mut self.index {
-            entry.rollout = joined.get(&entry.chain).copied().unwrap_or(entry.chain);
+            entry.rollout = settled.first(entry.chain);
         }
         // Stable: inside a rollout the order of the input stays.
         self.index.sort_by_key(|entry| entry.rollout);
