@@ -1,25 +1,12 @@
 """What a log says of its engine is held against the profile, and against what other logs say."""
 
-import itertools
 import json
 
+import dumps
 import pytest
 import tito
 from runs import QWEN3
 
-CALL = {
-    "tito_log": 1,
-    "type": "call",
-    "session_id": "r",
-    "started": 1.0,
-    "response": {
-        "object": "chat.completion",
-        "prompt_token_ids": [151644, 872, 198, 15339, 151645, 198, 151644, 77091, 198],
-        "choices": [{"index": 0, "finish_reason": "stop", "token_ids": [9906, 151645]}],
-        "usage": {"prompt_tokens": 9, "completion_tokens": 2},
-    },
-}
-NUMBERS = itertools.count()
 OTHER = "sha256:0123"
 TOKENIZER, TEMPLATE = QWEN3["tokenizer_hash"], QWEN3["template_hash"]
 
@@ -30,9 +17,8 @@ def log(folder, *engines):
         identity = {"tito_log": 1, "type": "identity", "engine": "vllm"}
         identity |= {"tokenizer_hash": tokenizer} if tokenizer else {}
         identity |= {"template_hash": template} if template else {}
-        call = {**CALL, "call_id": f"c{next(NUMBERS)}", "session_id": f"r{number}"}
-        lines = [json.dumps(line) + "\n" for line in (identity, call)]
-        (folder / f"calls-{number:06}.jsonl").write_text("".join(lines))
+        call = dumps.logged(number, session_id=f"r{number}", tito_log=1, type="call")
+        dumps.write(folder / f"calls-{number:06}.jsonl", json.dumps(identity), call)
     return folder
 
 

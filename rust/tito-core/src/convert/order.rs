@@ -119,8 +119,10 @@ mod tests {
         come
     }
 
-    #[test]
-    fn who_is_too_far_ahead_waits_for_the_one_that_is_due() {
+    /// Six stretches ahead of the one that is due, two of which may be; then `next`. Gives what was handed on.
+    fn six_ahead(
+        next: impl FnOnce(&InOrder<u64>, &Mutex<Vec<u64>>, &Sender<(u64, bool)>, &Receiver<(u64, bool)>),
+    ) -> Vec<u64> {
         let (order, seen) = (InOrder::new(2), Mutex::new(Vec::new()));
         let (sender, done) = channel();
         std::thread::scope(|scope| {
@@ -129,25 +131,26 @@ mod tests {
                 scope.spawn(move || bring(order, seen, &sender, number));
             }
             assert_eq!(come(&done, 2), [(1, true), (2, true)]);
-            bring(&order, &seen, &sender, 0);
-            assert_eq!(come(&done, 5), [0, 3, 4, 5, 6].map(|n| (n, true)));
+            next(&order, &seen, &sender, &done);
         });
-        assert_eq!(*seen.lock().expect("the list"), [0, 1, 2, 3, 4, 5, 6]);
+        seen.into_inner().expect("the list")
+    }
+
+    #[test]
+    fn who_is_too_far_ahead_waits_for_the_one_that_is_due() {
+        let seen = six_ahead(|order, seen, sender, done| {
+            bring(order, seen, sender, 0);
+            assert_eq!(come(done, 5), [0, 3, 4, 5, 6].map(|n| (n, true)));
+        });
+        assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
     fn a_run_that_is_broken_off_lets_them_go() {
-        let (order, seen) = (InOrder::new(2), Mutex::new(Vec::new()));
-        let (sender, done) = channel();
-        std::thread::scope(|scope| {
-            for number in 1..7 {
-                let (sender, order, seen) = (sender.clone(), &order, &seen);
-                scope.spawn(move || bring(order, seen, &sender, number));
-            }
-            assert_eq!(come(&done, 2), [(1, true), (2, true)]);
+        let seen = six_ahead(|order, _, _, done| {
             order.break_off();
-            assert_eq!(come(&done, 4), [3, 4, 5, 6].map(|n| (n, false)));
+            assert_eq!(come(done, 4), [3, 4, 5, 6].map(|n| (n, false)));
         });
-        assert!(seen.lock().expect("the list").is_empty());
+        assert!(seen.is_empty());
     }
 }
