@@ -39,7 +39,7 @@ lint: venv ## style and types, of both languages
 
 test: lint ## everything that must hold
 	cargo test --quiet
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n auto --dist worksteal
 
 train-venv:
 	test -x $(TRAINERS)/bin/python || $(PYTHON) -m venv $(TRAINERS)
