@@ -5,6 +5,7 @@ import json
 import dumps
 import pytest
 import runs
+import tito
 from tito import DataError, _core
 
 RETRIED = 256
@@ -39,6 +40,28 @@ def test_one_id_with_two_contents_is_an_error(tmp_path):
     assert str(caught.value) == f"{dump}: record 2, turn 0: {message}"
     run = runs.convert(dump, tmp_path / "o.parquet", bad="skip")
     assert [row["call_id"] for row in run.rows] == ["c0", "c1"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "retold"),
+    [
+        ({}, {}, 0),
+        ({"finish": "stop"}, {}, 0),
+        ({"finish": "stop"}, {"finish": "length"}, 1),
+        ({"kind": "solver"}, {"kind": "helper"}, 1),
+        ({}, {"parse_error": True}, 1),
+        ({"parse_error": True}, {}, 1),
+        ({"turn": 0}, {"turn": 3}, 1),
+        ({"turn": 0}, {"turn": None}, 0),
+    ],
+)
+def test_a_call_that_comes_twice_and_is_told_otherwise_is_counted(tmp_path, first, second, retold):
+    dump = dumps.write(tmp_path / "d.jsonl", dumps.line(0, **first), dumps.line(0, **second), dumps.line(1))
+    report = tito.convert(dump, tmp_path / "o.parquet")
+    assert (report.skipped["duplicate"], report.data["counts"]["retold"]) == (1, retold)
+    told = [warning for warning in report.warnings() if warning.startswith("retold")]
+    words = "of 1 call a second line has the same ids and another finish, kind, turn or parse error"
+    assert told == [f"retold: {words}; the first line counts"] * retold
 
 
 def test_choices_of_a_reply_share_its_id(tmp_path):

@@ -169,6 +169,11 @@ def _judgement(data: Mapping[str, Any]) -> Iterable[str]:
             f"unnamed: {n:,} {'call names' if n == 1 else 'calls name'} no rollout: each stands alone, without merging "
             'and --val. Put "rollout_id" at the top of each record'
         )
+    if n := counts["retold"]:
+        yield (
+            f"retold: of {n:,} {'call' if n == 1 else 'calls'} a second line has the same ids and another finish, "
+            "kind, turn or parse error; the first line counts"
+        )
     if counts["repeated_ids"]:
         yield (
             f"repeated_ids: {counts['repeated_ids']:,} calls have the very ids of another call under another name; "

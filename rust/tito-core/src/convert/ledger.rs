@@ -5,7 +5,7 @@ use super::identity::Identities;
 use super::options::GroupBy;
 use super::rollouts::Rollouts;
 use super::sight::Sighted;
-use crate::capture::{Piece, Skip};
+use crate::capture::{Call, Finish, Piece, Skip};
 use crate::error::{Error, Place, Result};
 use crate::rows::Text;
 use std::collections::{HashMap, HashSet};
@@ -20,13 +20,39 @@ const NATIVE: &str = "native";
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    calls: HashMap<u64, u64>,
+    calls: HashMap<u64, (u64, Facts)>,
     contents: HashSet<u64>,
     /// Calls whose ids came before under another call id.
     pub repeated_ids: u64,
+    /// Calls that came again with the same ids and other facts.
+    pub retold: u64,
     /// Which rollouts there are.
     pub(super) rollouts: Rollouts,
     first: Option<(Option<usize>, Place)>,
+}
+
+/// What a line says of a call besides its ids, 16 bits each; 0 where it says nothing.
+#[derive(Debug, Clone, Copy)]
+struct Facts([u16; 4]);
+
+impl Facts {
+    fn of(call: &Call) -> Self {
+        let said = |text: &[u8]| (key(&[text]) as u16).max(1);
+        let finish = match call.finish {
+            Finish::Unknown => 0,
+            finish => 1 + finish as u16,
+        };
+        let kind = call.kind.as_deref().map_or(0, |kind| said(kind.as_bytes()));
+        let turn = call.turn.map_or(0, |turn| said(&turn.to_le_bytes()));
+        // Only true is a word of the harness; false is what everybody writes.
+        Self([finish, kind, turn, u16::from(call.parse_error)])
+    }
+
+    fn contradicts(self, other: Self) -> bool {
+        let [.., failed] = self.0;
+        let [.., also] = other.0;
+        failed != also || self.0.iter().zip(other.0).any(|(a, b)| *a != 0 && b != 0 && *a != b)
+    }
 }
 
 /// One hash of several texts.
@@ -89,11 +115,19 @@ impl Ledger {
         }
         let content = u64::from_be_bytes(sighted.digest.hash[..8].try_into().unwrap_or_default());
         let (own, other) = Self::keys_of(piece, sighted);
-        let known = |key: Option<u64>| key.and_then(|key| self.calls.get(&key)).map(|before| *before == content);
+        let facts = Facts::of(call);
+        // What came before under a key: whether it had the same ids, and said the same of them.
+        let known = |key: Option<u64>| {
+            let before = key.and_then(|key| self.calls.get(&key));
+            before.map(|(ids, said)| (*ids == content, said.contradicts(facts)))
+        };
         match (known(own), known(other)) {
-            (Some(true), _) | (None, Some(true)) => sighted.skip = Some(Skip::Duplicate),
-            (Some(false), _) => sighted.skip = Some(Skip::Contradiction),
-            (None, _) => self.calls.extend(own.map(|own| (own, content))),
+            (Some((true, retold)), _) | (None, Some((true, retold))) => {
+                sighted.skip = Some(Skip::Duplicate);
+                self.retold += u64::from(retold);
+            }
+            (Some((false, _)), _) => sighted.skip = Some(Skip::Contradiction),
+            (None, _) => self.calls.extend(own.map(|own| (own, (content, facts)))),
         }
         if sighted.skip.is_none() {
             let full = self.contents.len() >= REMEMBERED;

@@ -264,7 +264,8 @@ fn run<'t>(
     }
     let Shared { ledger, counts, taker, .. } = shared;
     let mut counts = open(counts);
-    counts.repeated_ids = open(ledger).repeated_ids;
+    let ledger = open(ledger);
+    (counts.repeated_ids, counts.retold) = (ledger.repeated_ids, ledger.retold);
     Ok(Ran { counts, sources: open(sources), taker: open(taker) })
 }
 

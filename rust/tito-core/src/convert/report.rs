@@ -198,6 +198,8 @@ pub struct Counts {
     pub prompts_changed: u64,
     /// Calls whose ids are those of another call.
     pub repeated_ids: u64,
+    /// Calls that came again and of which another line says another finish, kind, turn or parse error.
+    pub retold: u64,
     /// Calls that do not say which of several rollouts of their name they are of.
     pub unplaced: u64,
     /// Rollouts that are told of and have no call.
@@ -316,6 +318,7 @@ impl Counts {
         self.judged_by_nothing += other.judged_by_nothing;
         self.prompts_changed += other.prompts_changed;
         self.repeated_ids += other.repeated_ids;
+        self.retold += other.retold;
         self.unplaced += other.unplaced;
         self.without_calls += other.without_calls;
         self.disputed += other.disputed;
@@ -382,7 +385,7 @@ impl Counts {
             "truncation_judged": {
                 "by_last_id": self.judged_by_id, "by_finish": self.judged_by_finish, "by_nothing": self.judged_by_nothing,
             },
-            "prompts_changed": self.prompts_changed, "repeated_ids": self.repeated_ids,
+            "prompts_changed": self.prompts_changed, "repeated_ids": self.repeated_ids, "retold": self.retold,
             "unplaced": self.unplaced, "without_calls": self.without_calls, "disputed": self.disputed, "unnamed": self.unnamed,
             "backwards": self.backwards, "unread": self.unread, "backwards_first": self.backwards_first,
             "identities": self.identities, "served": self.served.iter().map(served_json).collect::<Vec<_>>(), "upweight": hits,
