@@ -55,7 +55,7 @@ consumers: trainers ## exports opened by the trainers themselves
 	$(TRAINERS)/bin/pytest -m consumers tests/test_consumers.py
 
 train-test: train-venv ## what needs torch: tiny models on the CPU, one process and two
-	OMP_NUM_THREADS=1 $(TRAINERS)/bin/pytest -m 'train and not slow' tests
+	OMP_NUM_THREADS=1 $(TRAINERS)/bin/pytest -n auto --maxprocesses 4 --dist worksteal -m 'train and not slow' tests
 	$(TRAINERS)/bin/pytest python/tito/train
 
 slow: train-venv ## a real small model, SmolLM2-135M, trained on its own recorded chats
