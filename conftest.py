@@ -1,4 +1,4 @@
-"""What the examples in docstrings and in the README find in their folder: a real capture, and rows made of it."""
+"""What the examples in docstrings, README and docs find in their folder: a real capture, and rows made of it."""
 
 import os
 import shutil
@@ -32,13 +32,15 @@ CAPTURES = Path(__file__).parent / "tests" / "captures"
 
 @pytest.fixture(scope="session")
 def example_folder(tmp_path_factory):
-    """A folder that holds `calls.jsonl` and `kept.parquet`."""
+    """A folder that holds `calls.jsonl`, `kept.parquet`, and the `rows.parquet` that the README makes."""
     import tito
 
     folder = tmp_path_factory.mktemp("example")
     (folder / "tests").symlink_to(CAPTURES.parent)
     shutil.copy(CAPTURES / "qwen3" / "calls.jsonl", folder)
     tito.convert(folder / "calls.jsonl", folder / "kept.parquet")
+    policies = tito.Policies(think="strip", upweight="0-2:12")
+    tito.convert(folder / "calls.jsonl", folder / "rows.parquet", policies=policies)
     return folder
 
 

@@ -2,9 +2,9 @@
 
     python benches/what_is_trained.py tests/captures
 
-The table is the one in README's section on merging. TRL and SkyRL run their own functions (see `peers.py`) on the same
-calls, rollout by rollout, in the order of turns. NeMo Gym is on no package index; its line applies its rule to tito's
-rows: one chain of a rollout is delivered, and a rollout of several chains is masked.
+The table is "What is left to train" of docs/benchmarks.md. TRL and SkyRL run their own functions (see `peers.py`) on
+the same calls, rollout by rollout, in the order of turns. NeMo Gym is on no package index; its line applies its rule to
+tito's rows: one chain of a rollout is delivered, and a rollout of several chains is masked.
 """
 
 from __future__ import annotations
