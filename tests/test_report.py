@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import tito
 from tito.report import Report
 
 DATA = {
@@ -132,9 +133,7 @@ merging   571 calls continue one another in 57 longest sequences: 411,400 ids as
 call (5.0 times)
 merging   --rows auto would save a trainer at most 80.0 % of the ids: nothing where --think strip forbids merging
 truncated 9 outputs dropped; judged by last id 580, by finish word 0
-policies  think=strip tail=captured rows=turn ambiguous=keep-all upweight=0-2:12 upweight_as=weight seed=0 \
-normalize=none weight_scale=auto val=none val_by=task truncated=drop unterminated=drop max_length=none overlong=error \
-kind=solver,summariser bad=error group_by=none columns=none
+policies  think=strip upweight=0-2:12; the others by default
 profile   qwen3 (tokenizer 9cb7c0736509, template a55ee1b16601): 571 rows
 input     2 files, 100.0 MB (calls 1, cooperbench 1)
 passed    4 files over, which hold no captures: a.log, b.log, c.log, ...
@@ -333,17 +332,13 @@ def turns(*weights):
         ({"policies__unterminated": "keep", "counts__think__unterminated": 4}, "unterminated", "4 outputs open"),
         ({"counts__skipped": {"no_capture": 1}}, "no_capture", "ask the engine for return_token_ids: true"),
         ({"counts__skipped": {"torn_record": 2}}, "torn_record", "2 files end in a line that is cut off"),
-        ({"counts__truncation_judged__by_finish": 5}, "judged_by_finish", "whether 5 outputs"),
         ({"counts__retold": 7}, "retold", "of 7 calls a second line has the same ids and another finish"),
         ({"counts__repeated_ids": 6}, "repeated_ids", "6 calls have the very ids"),
         ({"counts__skipped": {"duplicate": 301}}, "mostly_skipped", "50.2 % of the calls"),
-        ({"counts__sides__train__rows": 99}, "few_rows", "99 different rows"),
-        ({"counts__copies": 500}, "few_rows", "71 different rows"),
         ({"weights": WEIGHTS | {"most": 1001.0}}, "uneven", "some ids weigh 1,001 times as much as others"),
         ({"weights": WEIGHTS | {"rollouts_without_task": 3}}, "no_task", "3 rollouts name no task"),
         ({"val": VAL | {"keys": 9}}, "few_val_keys", "the validation side has 9 tasks;"),
         ({"val": VAL | {"rollouts_without_key": 2}}, "no_val_key", "2 rollouts have no task and stand on the training"),
-        ({"policies__rows": "merged", "counts__calls_used": 98}, "few_rows", "98 different calls"),
     ],
 )
 def test_every_extreme_is_warned_of(paths, name, words):
@@ -364,8 +359,47 @@ def test_every_extreme_is_warned_of(paths, name, words):
         {"policies__think": "keep", "counts__think__stripped": 0},
         {"counts__think__stripped": 0, "counts__think__history_stripped": 1},
         {"counts__skipped": {"duplicate": 300}},
-        {"counts__sides__train__rows": 100},
     ],
 )
 def test_what_is_not_extreme_is_not(paths):
     assert names(changed(**{"counts__think__odd": 0, **paths})) == []
+
+
+@pytest.mark.parametrize(
+    ("paths", "notes"),
+    [
+        ({}, []),
+        (
+            {"counts__truncation_judged__by_finish": 5},
+            [
+                "judged_by_finish: whether 5 outputs are truncated was told by the finish word alone, which servers "
+                "overwrite. Name the tokenizer with --profile to tell it by the last id"
+            ],
+        ),
+        ({"counts__sides__train__rows": 100}, []),
+        (
+            {"counts__sides__train__rows": 99},
+            ["few_rows: 99 different rows supervise everything: fewer than 100 different rows"],
+        ),
+        (
+            {"counts__copies": 500},
+            ["few_rows: 71 different rows supervise everything: fewer than 100 different rows"],
+        ),
+        (
+            {"policies__rows": "merged", "counts__calls_used": 98},
+            ["few_rows: 98 different calls supervise everything: fewer than 100 different calls"],
+        ),
+    ],
+)
+def test_what_is_worth_knowing_is_a_note_and_no_warning(paths, notes):
+    report = changed(**{"counts__think__odd": 0, **paths})
+    assert (report.warnings(), report.notes()) == ([], notes)
+
+
+def test_only_policies_that_were_chosen_are_told():
+    told = line(changed(policies=tito.Policies().to_dict()), "policies")
+    assert told == ["policies  all by default"]
+    section = tito.Policies(drop_section="one two", columns="labels,loss_mask", seed=3).to_dict()
+    assert line(changed(policies=section), "policies") == [
+        "policies  seed=3 drop_section=(7 characters) columns=labels,loss_mask; the others by default"
+    ]

@@ -1,4 +1,4 @@
-"""A run and its report on the screen: the bar (on a terminal only), then what the run did, then the warnings."""
+"""A run and its report on the screen: the bar (on a terminal only), then what the run did, then warnings and notes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,14 @@ def bar(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
 
 
 def tell(report: Report, *, quiet: bool, as_json: bool) -> None:
-    """Report and warnings to stderr; with `as_json` both as one JSON object to stdout, in place of the text."""
-    warnings = report.warnings()
+    """Report, warnings and notes to stderr; with `as_json` all as one JSON object to stdout, in place of the text."""
+    warnings, notes = report.warnings(), report.notes()
     if as_json:
-        print(json.dumps({**report.data, "warnings": warnings}, indent=2, ensure_ascii=False))
+        print(json.dumps({**report.data, "warnings": warnings, "notes": notes}, indent=2, ensure_ascii=False))
     elif not quiet:
         sys.stderr.write(report.text())
     if not as_json:
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
+        for note in () if quiet else notes:
+            print(f"note: {note}", file=sys.stderr)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tito.report.shape import shape_text
-from tito.report.warnings import find_warnings
+from tito.report.warnings import find_notes, find_warnings
 
 __all__ = ["Report"]
 
@@ -62,6 +62,10 @@ class Report:
         """What is extreme about the data: each `name: sentence`, in a fixed order; empty when nothing is."""
         return find_warnings(self.data)
 
+    def notes(self) -> list[str]:
+        """What is worth knowing and no fault of the data, in the same form."""
+        return find_notes(self.data)
+
     def text(self) -> str:
-        """The data-shape report as plain text, without the warnings; ends in a newline."""
+        """The data-shape report as plain text, without warnings and notes; ends in a newline."""
         return shape_text(self.data)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tito.calls import Policies
+
 __all__ = ["percent", "shape_text"]
 
 # More turns than this are told in groups of ten.
@@ -272,6 +274,12 @@ def _proof(counts: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _policies(policies: Mapping[str, Any]) -> str:
+    """Those that are not the defaults; all of them stand in the JSON, the manifest and the file."""
+    defaults = Policies().to_dict()
+    chosen = {name: value for name, value in policies.items() if value != defaults[name]}
+    if not chosen:
+        return "all by default"
+
     def value(v: Any) -> str:
         if v is None:
             return "none"
@@ -281,7 +289,7 @@ def _policies(policies: Mapping[str, Any]) -> str:
         # A text of many lines would drown the rest; the whole of it stands in the file and the manifest.
         return f"{name}=({len(v):,} characters)" if name in _TEXTS and v is not None else f"{name}={value(v)}"
 
-    return " ".join(told(name, v) for name, v in policies.items())
+    return f"{' '.join(told(name, v) for name, v in chosen.items())}; the others by default"
 
 
 def _profile(data: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
-"""What is extreme about a data set. Each rule reads the report's JSON and gives one sentence or none.
+"""What is extreme about a data set, and what is merely worth knowing. Each rule reads the report's JSON and gives one
+sentence or none.
 
-The thresholds are rules of thumb: they warn and never stop a run.
+The thresholds are rules of thumb: they warn and never stop a run. What holds for most small or first runs is a note: a
+warning that is nearly always there is read by nobody.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any
 
 from tito.report.shape import percent
 
-__all__ = ["find_warnings"]
+__all__ = ["find_notes", "find_warnings"]
 
 # One class of turns above this share starves the others.
 _MOST_WEIGHT = 0.8
@@ -30,8 +32,13 @@ _MOST_SPREAD = 1000.0
 
 def find_warnings(data: Mapping[str, Any]) -> list[str]:
     """Each `name: sentence`, in a fixed order."""
-    rules = (_balance, _spread, _sides, _think, _section, _served, _judgement, _amounts)
+    rules = (_balance, _spread, _sides, _think, _section, _served, _judgement, _naming, _amounts)
     return [warning for rule in rules for warning in rule(data)]
+
+
+def find_notes(data: Mapping[str, Any]) -> list[str]:
+    """Each `name: sentence`, in a fixed order."""
+    return [note for rule in (_judged_by_finish, _few_rows) for note in rule(data)]
 
 
 def _balance(data: Mapping[str, Any]) -> Iterable[str]:
@@ -126,13 +133,24 @@ def _think(data: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _judgement(data: Mapping[str, Any]) -> Iterable[str]:
-    counts = data["counts"]
-    judged = counts["truncation_judged"]["by_finish"]
-    if judged:
+    if n := data["counts"]["truncation_judged"]["by_nothing"]:
         yield (
-            f"judged_by_finish: whether {judged:,} outputs are truncated was told by the finish word alone, which "
-            "servers overwrite. Name the tokenizer with --profile to tell it by the last id"
+            f"judged_by_nothing: nothing tells whether {n:,} outputs were cut off (no profile fits, and no finish word "
+            "is there); they were kept. Name the tokenizer with --profile"
         )
+
+
+def _judged_by_finish(data: Mapping[str, Any]) -> Iterable[str]:
+    if n := data["counts"]["truncation_judged"]["by_finish"]:
+        yield (
+            f"judged_by_finish: whether {n:,} outputs are truncated was told by the finish word alone, which servers "
+            "overwrite. Name the tokenizer with --profile to tell it by the last id"
+        )
+
+
+def _naming(data: Mapping[str, Any]) -> Iterable[str]:
+    """What records say of who they are of and when, by their keys."""
+    counts = data["counts"]
     if n := counts["unplaced"]:
         said = (
             "call does not say which of several rollouts of its name it is of, and stands as a rollout of its own"
@@ -149,11 +167,6 @@ def _judgement(data: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"disputed: the calls of {n:,} {'rollout' if n == 1 else 'rollouts'} say unlike rewards or statuses; a "
             "rollout has one of each, and the latest call's word counts"
-        )
-    if n := counts["truncation_judged"]["by_nothing"]:
-        yield (
-            f"judged_by_nothing: nothing tells whether {n:,} outputs were cut off (no profile fits, and no finish word "
-            "is there); they were kept. Name the tokenizer with --profile"
         )
     if n := counts["backwards"]:
         yield (
@@ -232,6 +245,10 @@ def _amounts(data: Mapping[str, Any]) -> Iterable[str]:
             f"torn_record: {torn:,} {'file ends' if torn == 1 else 'files end'} in a line that is cut off, which gave "
             "no row; is it still being written?"
         )
+
+
+def _few_rows(data: Mapping[str, Any]) -> Iterable[str]:
+    counts = data["counts"]
     # Copies are not more to learn from, and a merged row is as much as its calls.
     rows, thing = counts["sides"]["train"]["rows"] - counts["copies"], "rows"
     if data["policies"]["rows"] != "turn":
