@@ -95,7 +95,7 @@ def test_an_output_that_cannot_be_written_is_told_at_once(tmp_path, kind):
             tmp_path / "no" / "o.parquet",
             WorldError,
             f"{tmp_path}/no/o.parquet: cannot write: No such file or directory (os error 2)",
-            "check the path; globs must match at least one file",
+            f"there is no folder {tmp_path}/no; make it first: mkdir -p {tmp_path}/no",
         ),
         "proc": (Path("/proc/o.parquet"), WorldError, None, None),
     }[kind]

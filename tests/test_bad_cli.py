@@ -16,7 +16,7 @@ from tito.cli import main
 ENVIRONMENT = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(Path(package.__file__).parents[1])}
 TITO = [sys.executable, "-c", "import sys; from tito.cli import main; sys.exit(main())"]
 MEND = "mend the capture, or leave bad calls out, counted, with --bad skip"
-FORMATS = "known formats: cooperbench, calls, native, response; --from FORMAT forces one"
+FORMATS = "known formats: cooperbench, calls, native, response, shown by `tito formats`; --from FORMAT forces one"
 FREE = "free some space or write elsewhere; nothing was left under the final name"
 LISTS = "`tito convert --help` lists the arguments and ends in an example"
 RULE = (
@@ -162,7 +162,7 @@ CASES = {
         ["no"],
         3,
         "no.jsonl: cannot read: No such file or directory (os error 2)",
-        "check the path; globs must match at least one file",
+        "check the path; unless it begins with /, it starts in the folder where tito runs",
     ),
 }
 

@@ -6,6 +6,7 @@ import json
 import dumps
 import pytest
 import runs
+import tito
 import zstandard
 from tito import DataError, UsageError, WorldError
 
@@ -122,8 +123,8 @@ def test_an_empty_file_is_passed_over(tmp_path):
     run = runs.convert([empty, dump], tmp_path / "o.parquet")
     assert (len(run.rows), run.report["passed_over"]) == (1, {"files": 1, "first": [str(empty)]})
     message, hint = refused(DataError, empty, tmp_path / "p.parquet")
-    assert message == f"no captures in {empty} (1 files looked at)"
-    assert hint == "name files or folders that hold captures; `tito convert --help` lists the formats"
+    assert message == f"no captures in {empty} (1 file looked at)"
+    assert hint == "name files or folders that hold captures; `tito formats` shows what is read"
     message, _ = refused(DataError, blank, tmp_path / "p.parquet")
     assert message == f"{blank}: is empty"
 
@@ -166,7 +167,7 @@ def test_a_known_format_that_is_not_read_is_named(tmp_path, name):
     dump = dumps.write(tmp_path / "d.json", json.dumps(FOREIGN[name]))
     message, hint = refused(DataError, dump, tmp_path / "o.parquet")
     assert message == f"{dump}: looks like {name}, which is not read"
-    assert hint == f"known formats: {FORMATS}; --from FORMAT forces one"
+    assert hint == f"known formats: {FORMATS}, shown by `tito formats`; --from FORMAT forces one"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,10 @@ def test_a_known_format_that_is_not_read_is_named(tmp_path, name):
 def test_an_unknown_format_names_what_was_seen(tmp_path, text, what):
     dump = dumps.write(tmp_path / "d.json", text)
     message, hint = refused(DataError, dump, tmp_path / "o.parquet")
-    assert (message, hint) == (f"{dump}: {what}", f"known formats: {FORMATS}; --from FORMAT forces one")
+    assert (message, hint) == (
+        f"{dump}: {what}",
+        f"known formats: {FORMATS}, shown by `tito formats`; --from FORMAT forces one",
+    )
 
 
 def test_a_format_that_does_not_exist(tmp_path):
@@ -202,10 +206,50 @@ def test_a_format_that_the_file_is_not_in(tmp_path):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    for name in ("no.jsonl", "no*.jsonl", "no/where.jsonl"):
+    for name in ("no.jsonl", "no/where.jsonl"):
         message, hint = refused(WorldError, tmp_path / name, tmp_path / "o.parquet")
         assert message == f"{tmp_path / name}: cannot read: No such file or directory (os error 2)"
-        assert hint == "check the path; globs must match at least one file"
+        assert hint == "check the path; unless it begins with /, it starts in the folder where tito runs"
+    message, hint = refused(WorldError, tmp_path / "no*.jsonl", tmp_path / "o.parquet")
+    assert message == f"{tmp_path}/no*.jsonl: cannot read: the pattern matches no file"
+    assert hint == "check the pattern, and the folder that it names"
+
+
+def test_a_folder_to_write_to_that_is_not_there(tmp_path):
+    dump = dumps.write(tmp_path / "d.jsonl", dumps.line(0))
+    message, hint = refused(WorldError, dump, tmp_path / "no" / "deep" / "o.parquet")
+    assert message == f"{tmp_path}/no/deep/o.parquet: cannot write: No such file or directory (os error 2)"
+    assert hint == f"there is no folder {tmp_path}/no/deep; make it first: mkdir -p {tmp_path}/no/deep"
+
+
+@pytest.mark.parametrize(
+    ("keys", "near"),
+    [
+        (["prompt_ids", "completion_ids"], 'native, whose records also have "output_ids"'),
+        (["output_ids", "tokens"], 'native, whose records also have "prompt_ids"'),
+        (["choices"], 'response, whose records also have "prompt_token_ids"'),
+        (["messages", "a"], 'cooperbench, whose records also have "agent_id" and "feature_id"'),
+        (["agent_id", "messages", "usage"], 'cooperbench, whose records also have "feature_id"'),
+    ],
+)
+def test_the_nearest_format_and_the_missing_key_are_named(tmp_path, keys, near):
+    dump = dumps.write(tmp_path / "d.jsonl", json.dumps(dict.fromkeys(keys)))
+    message, hint = refused(DataError, dump, tmp_path / "o.parquet")
+    assert message == f"{dump}: holds no capture that is known (keys: {', '.join(keys)})"
+    assert hint == f"nearest is {near}; known formats: {FORMATS}, shown by `tito formats`; --from FORMAT forces one"
+
+
+def test_rows_in_place_of_captures_are_told_how_to_go_on(tmp_path):
+    dump = dumps.write(tmp_path / "d.jsonl", dumps.line(0))
+    rows = tmp_path / "rows.parquet"
+    runs.convert(dump, rows)
+    message, hint = refused(DataError, rows, tmp_path / "o.parquet")
+    assert message == f"{rows}: is parquet, which holds rows and no captures"
+    assert hint == f"to make rows, name captures; for a trainer: tito convert {rows} --format trl -o trl.parquet"
+    tito.convert(dump, tmp_path / "rows.jsonl")
+    message, hint = refused(DataError, tmp_path / "rows.jsonl", tmp_path / "o.parquet")
+    assert message == f"{tmp_path}/rows.jsonl: holds rows, not captures: their masks and weights would be lost"
+    assert hint.endswith(f"for a trainer: tito convert {tmp_path}/rows.jsonl --format trl -o trl.parquet")
 
 
 def test_no_input_at_all(tmp_path):

@@ -150,10 +150,12 @@ def test_shards_are_named_by_number(run):
         (["convert", QWEN3, "-o", "y", "--upweight", "9:2"], 1, "matches no row", "tito check"),
         (["convert", QWEN3, "-o", "y", "--expect-rows", "35"], 1, "36 rows, 35 were expected", "nothing was written"),
         (["convert", "none.jsonl", "-o", "y"], 3, "none.jsonl: cannot read", "check the path"),
-        (["convert", QWEN3, "-o", "none/y"], 3, "cannot write", "check the path"),
+        (["convert", QWEN3, "-o", "none/y"], 3, "cannot write", "make it first: mkdir -p none"),
         (["check", "none.jsonl"], 3, "none.jsonl: cannot read", "check the path"),
         (["show", "none.jsonl"], 3, "none.jsonl: cannot read", "check the path"),
-        (["show", QWEN3, "--record", "99"], 2, "no such record", "counted from 1"),
+        (["show", QWEN3, "--record", "99"], 2, "no record 99", "counted from 1"),
+        (["show", QWEN3, "--record", "0"], 2, "'0' is no whole number of 1 or more", "tito show --help"),
+        (["show", QWEN3, "--row", "0"], 2, "holds captures, not rows", "name one with --record N, from 1"),
         (["show", QWEN3, "--tokenizer", "none"], 2, "no such file", "tokenizer.json"),
         (["profile", "none"], 2, "no built-in name", "tokenizer folder"),
         (["profile", "qwen3", "--name", "x"], 2, "is built in", "name a folder"),
@@ -226,11 +228,13 @@ def test_show_says_what_kind_of_rows_and_marks_what_is_trained(run):
 
 def test_show_one_record(run):
     run("convert", QWEN3, "-o", "rows.jsonl")
-    _, out, _ = run("show", "rows.jsonl", "--record", "5")
+    _, out, _ = run("show", "rows.jsonl", "--row", "5")
     assert re.findall(r"^row (\d+)", out, re.M) == ["5"]
     _, out, _ = run("show", QWEN3, "--record", "5")
     assert re.findall(r"record (\d+)", out) == ["5"]
-    code, _, err = run("show", "rows.jsonl", "--record", "36")
+    code, out, err = run("show", "rows.jsonl", "--record", "1")
+    assert (code, out, error(err)) == (2, "", ("rows.jsonl holds rows, not records", "name one with --row N, from 0"))
+    code, _, err = run("show", "rows.jsonl", "--row", "36")
     assert (code, error(err)) == (2, ("no row 36: there are 36", "rows are counted from 0"))
 
 
@@ -262,7 +266,7 @@ def test_formats_are_the_core_s(run):
     _, as_json, _ = run("formats", "--json")
     assert code == 0
     listed = json.loads(as_json)
-    assert [line.split()[0] for line in out.splitlines()] == [format["name"] for format in listed]
+    assert [line.split(":")[0] for line in out.splitlines()[::3]] == [format["name"] for format in listed]
     assert "cooperbench" in out
 
 

@@ -49,6 +49,15 @@ def test_the_training_commands_name_a_recipe_and_settings_that_there_are():
 EXAMPLES = [line for block in re.findall(r"```json\n(.*?)```", ALL, re.S) for line in block.splitlines()]
 
 
+def test_the_examples_are_those_that_formats_prints(capsys):
+    formats = json.loads(tito._core.formats_json())
+    assert [format["example"] for format in formats] == EXAMPLES
+    assert main(["formats"]) == 0
+    assert capsys.readouterr().out == "\n".join(
+        f"{format['name']}: {format['about']}\n{format['example']}\n" for format in formats
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "name"), list(zip(EXAMPLES, ("cooperbench", "calls", "native", "response"), strict=True))
 )

@@ -184,7 +184,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(tito.WorldError, match=r"none/tokenizer\.json: cannot read") as caught:
         _core.Tokenizer(tmp_path / "none")
-    assert caught.value.hint == "check the path; globs must match at least one file"
+    assert caught.value.hint == "check the path; unless it begins with /, it starts in the folder where tito runs"
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(tito.UsageError, match=r"tokenizer\.json: not a tokenizer: ") as caught:
         _core.Tokenizer(tmp_path)

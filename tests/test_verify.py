@@ -607,6 +607,16 @@ def test_captures_that_cannot_be_read(kept, spoil, args, code, error):
     assert "\nhint: " in err
 
 
+def test_captures_of_another_run_that_cannot_be_divided(tmp_path):
+    dump = dumps.write(tmp_path / "d.jsonl", *(dumps.line(n, rollout_id=f"r{n}", task_id=f"t{n}") for n in range(4)))
+    other = dumps.write(tmp_path / "other.jsonl", dumps.line(9))
+    tito.convert(dump, tmp_path / "rows.parquet", policies=tito.Policies(val=0.5))
+    with pytest.raises(tito.DataError) as caught:
+        tito.verify(tmp_path / "rows.parquet", other)
+    said = "these captures cannot be converted as the rows were: --val: no row names a task, and each side needs one"
+    assert (str(caught.value), caught.value.hint) == (said, "name the captures that the rows were made of")
+
+
 def test_captures_are_asked_for(kept):
     assert tito_verify("rows.parquet") == (
         2,

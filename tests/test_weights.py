@@ -510,6 +510,10 @@ def test_too_few_keys(tmp_path):
     message, hint = refused(tmp_path, DataError, TWO[:1], val=0.5)
     assert message == "--val: rows of 1 tasks, and each side needs one"
     assert hint == "choose another --val-by, or leave --val out"
+    nameless = [dumps.line(n, rollout_id=f"r{n}") for n in range(2)]
+    message, hint = refused(tmp_path, DataError, nameless, val=0.5)
+    assert message == "--val: no row names a task, and each side needs one"
+    assert hint == 'put "task_id" at the top of each record, or divide by rollouts: --val-by rollout'
     message, _ = refused(tmp_path, DataError, TWO, val=0.5, val_by="repo")
     assert message == "--val: rows of 0 repositories, and each side needs one"
     message, hint = refused(tmp_path, DataError, TWO, val=2)

@@ -42,6 +42,7 @@ __all__ = [
     "expand_turns",
     "find_think",
     "formats_json",
+    "in_name_order",
     "is_sealed",
     "judge_parts",
     "labels",
@@ -283,6 +284,10 @@ def list_inputs(inputs: Sequence[str]) -> tuple[list[tuple[str, int, bool]], lis
     """The files that inputs stand for (name, bytes on disk, whether it was found in a folder that was named), and what
     stands in folders and is no file."""
 
+def in_name_order(names: Sequence[str]) -> list[str]:
+    """Paths or URLs in the order in which inputs are read: folder by folder, runs of digits by their number
+    (``reply_2`` before ``reply_10``), all else by bytes."""
+
 def scan_file(options_json: str, found: bool, progress: Progress) -> tuple[str, bytes]:
     """Scans the one file among the inputs: JSON of its name, bytes, hash and format; and what belongs together in it,
     for ``plan_parts``. That it holds no capture is an error unless ``found``."""
@@ -346,7 +351,7 @@ def schema_json() -> str:
     """The row schema, as JSON: columns with name, type, nullability, meaning."""
 
 def formats_json() -> str:
-    """The capture formats that are read, as JSON: name and a line about each."""
+    """The capture formats that are read, as JSON: name, a line about each, and one record as an example."""
 
 def capture_format(path: str) -> str | None:
     """The format of a file's captures, those that are known and not read included; None where it holds none."""

@@ -78,7 +78,8 @@ class Call:
     pair_id: str | None = None
     agent: str | None = None
     status: str | None = None
-    """How the rollout ended: ok, agent_error, infra_error, limits, format, unknown."""
+    """How the rollout ended: ok, agent_error, infra_error, limits, format; unknown where a word says none of these, and
+    None where nothing is said."""
     attempt: int | None = None
     reward: float | None = None
     source: str | None = None
@@ -225,7 +226,7 @@ class RowCall:
     hash: bytes
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class Row:
     """One training example, field by field the columns of row schema version 1.
 
@@ -279,6 +280,19 @@ class Row:
             "flags": Flag(columns["flags"]),
         }
         return cls(**given)
+
+    def __repr__(self) -> str:
+        """Which call, how many ids, and how many of them carry loss: ids by the thousand are read by nobody.
+
+        >>> import tito
+        >>> tito.open_rows("kept.parquet")[0]
+        <row of turn 0 of pair0/agent1: 169 + 82 ids, loss on 82, weight 1>
+        """
+        spans = self.loss_spans
+        loss = len(self.output_ids) if spans is None else sum(end - start for start, end, _ in spans)
+        which = f"turn {self.turn}" if self.calls is None else f"{len(self.calls)} calls"
+        ids = f"{len(self.input_ids):,}" + (f" + {len(self.output_ids):,}" if self.calls is None else "")
+        return f"<row of {which} of {self.rollout_id}: {ids} ids, loss on {loss:,}, weight {self.weight:g}>"
 
 
 @cache

@@ -20,6 +20,7 @@ from tito import _core
 from tito.calls import Row
 from tito.errors import UsageError, WorldError, with_hint
 from tito.profile.errors import PROFILE_EXTRA
+from tito.report.shape import chosen_policies
 from tito.rows import RowsFile
 
 __all__ = ["Decode", "Painter", "load_decoder", "show_call", "show_file", "show_row"]
@@ -113,9 +114,7 @@ def show_file(rows: RowsFile) -> str:
     lines = [f"{', '.join(rows.files)}: {len(rows):,} rows", _KINDS.get(rows.kind, rows.kind)]
     stored = rows.metadata
     if policies := stored.get("tito.policies"):
-        told = {name: value for name, value in json.loads(policies).items() if value not in ([], None)}
-        words = (f"{name}={','.join(value) if isinstance(value, list) else value}" for name, value in told.items())
-        lines.append(f"made with {' '.join(words)}")
+        lines.append(f"policies {chosen_policies(json.loads(policies))}")
     if profile := stored.get("tito.profile"):
         lines.append(f"profile {profile}, tokenizer {stored['tito.tokenizer_hash']}")
     lines.append("what is trained stands between ⟦ and ⟧")

@@ -1,4 +1,4 @@
-"""`tito formats`: what can be read."""
+"""`tito formats`: what can be read, and a line of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 
 from tito import _core
 
-ABOUT = "list the capture formats that are read"
+ABOUT = "list the capture formats that are read, with a line of each"
 EXAMPLE = """\
 example:
   tito formats
@@ -27,7 +27,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(formats, indent=2))
         return 0
-    width = max(len(format["name"]) for format in formats)
-    for format in formats:
-        print(f"{format['name']:<{width}}  {format['about']}")
+    print("\n\n".join(f"{format['name']}: {format['about']}\n{format['example']}" for format in formats))
     return 0

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 from tito.calls import Policies
 from tito.errors import UsageError, with_hint
 
-__all__ = ["add_input_options", "add_policy_options", "count", "input_options", "policies"]
+__all__ = ["add_input_options", "add_policy_options", "count", "count_from_1", "input_options", "policies"]
 
 _HINTS = get_type_hints(Policies)
 _DEFAULTS = Policies()
@@ -92,7 +92,11 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
     _text(group, "drop_section", "a text that leaves prompts, as ids, as if it had never been in them")
     _text(group, "leak_scan", "a text that no row may hold a run of words of, in prompt, thinking or answer")
     group.add_argument(
-        "--leak-ngram", type=_from_1, default=_DEFAULTS.leak_ngram, metavar="N", help="words of such a run (default 8)"
+        "--leak-ngram",
+        type=count_from_1,
+        default=_DEFAULTS.leak_ngram,
+        metavar="N",
+        help="words of such a run (default 8)",
     )
     _text(group, "leak_ignore", "a text whose runs of words are no leaks: the default prompt")
     _choice(group, "leaks", "rows that leak fail the run, or are left out and counted")
@@ -150,5 +154,6 @@ def count(text: str, least: int = 0) -> int:
     return int(text)
 
 
-def _from_1(text: str) -> int:
+def count_from_1(text: str) -> int:
+    """The same of 1 or more."""
     return count(text, 1)

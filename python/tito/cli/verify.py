@@ -19,7 +19,7 @@ Policies and profile are those stored in the rows file. Rows may be some of a ru
 Captures may have moved: a name is compared from its end, as many parts as the path has inside the folder named here,
 the file's own name where the file is named; .gz and .zst do not count. What depends on a whole run (copies of
 fractions, relative weights) needs all its captures in their order. Rows that do not verify go to stdout, a line each:
-the file, the row (from 0, as `tito show FILE --record ROW` takes it), the column and the position. Exit 1 if any.
+the file, the row (from 0, as `tito show FILE --row ROW` takes it), the column and the position. Exit 1 if any.
 """
 
 

@@ -70,12 +70,12 @@ def _list_url(name: str) -> list[File]:
     system, path = _filesystem(name)
     if system.isfile(path):
         return [File(name, system.size(path), False)]
-    if paths := [p for p in sorted(system.glob(path)) if system.isfile(p)] if re.search(r"[*?\[]", path) else []:
-        return [File(system.unstrip_protocol(p), system.size(p), False) for p in paths]
-    inside = sorted(system.find(path, detail=True).items())
-    shown = [(p, info) for p, info in inside if "/." not in p.removeprefix(path)]
+    if re.search(r"[*?\[]", path) and (paths := [p for p in system.glob(path) if system.isfile(p)]):
+        return [File(system.unstrip_protocol(p), system.size(p), False) for p in _core.in_name_order(paths)]
+    inside = system.find(path, detail=True)
+    shown = [(p, inside[p]) for p in _core.in_name_order(list(inside)) if "/." not in p.removeprefix(path)]
     if not shown:
-        raise with_hint(WorldError(f"{name}: no such file"), "check the path; globs must match at least one file")
+        raise with_hint(WorldError(f"{name}: no such file"), "check the path; a pattern must match at least one file")
     return [File(system.unstrip_protocol(p), info["size"], True) for p, info in shown]
 
 

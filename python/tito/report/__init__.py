@@ -12,7 +12,7 @@ from tito.report.warnings import find_notes, find_warnings
 __all__ = ["Report"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """The report of one run over `data`, the core's JSON; the properties are what is asked for most.
 
@@ -22,6 +22,14 @@ class Report:
     """
 
     data: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        """
+        >>> import tito
+        >>> tito.check("calls.jsonl")
+        <report: 36 calls seen, 36 used, 36 rows>
+        """
+        return f"<report: {self.calls_seen:,} calls seen, {self.calls_used:,} used, {self.rows:,} rows>"
 
     @property
     def rows(self) -> int:

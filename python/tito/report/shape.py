@@ -10,7 +10,7 @@ from typing import Any
 
 from tito.calls import Policies
 
-__all__ = ["percent", "shape_text"]
+__all__ = ["chosen_policies", "percent", "shape_text"]
 
 # More turns than this are told in groups of ten.
 _TURNS_ONE_BY_ONE = 12
@@ -37,7 +37,7 @@ def shape_text(data: Mapping[str, Any]) -> str:
         *(_line("prompts", text) for text in _prompts(counts)),
         *(_line("section", text) for text in _section(counts)),
         *(_line("shown", text) for text in _proof(counts)),
-        _line("policies", _policies(data["policies"])),
+        _line("policies", chosen_policies(data["policies"])),
         _line("profile", _profile(data)),
         _line("input", _input(data)),
         *(_line("passed", text) for text in _passed_over(data)),
@@ -273,10 +273,15 @@ def _proof(counts: Mapping[str, Any]) -> Iterable[str]:
             yield f"{kind.replace('_', ' ')}: {place}"
 
 
-def _policies(policies: Mapping[str, Any]) -> str:
-    """Those that are not the defaults; all of them stand in the JSON, the manifest and the file."""
+def chosen_policies(policies: Mapping[str, Any]) -> str:
+    """Those that are not the defaults; all of them stand in the JSON, the manifest and the file.
+
+    >>> chosen_policies({"think": "strip", "tail": "captured"})
+    'think=strip; the others by default'
+    """
     defaults = Policies().to_dict()
-    chosen = {name: value for name, value in policies.items() if value != defaults[name]}
+    # A file of another version may name others.
+    chosen = {name: value for name, value in policies.items() if name not in defaults or value != defaults[name]}
     if not chosen:
         return "all by default"
 

@@ -21,7 +21,7 @@ __all__ = ["Survey", "survey"]
 _TOLD = (("loss_spans", "spans"), ("labels", "labels"), ("loss_mask", "mask"))
 """Columns that say where loss falls, the one that is taken first; and what a group calls them."""
 _MASK_LENGTH = "loss_mask is as long as neither the row nor its output"
-_AGAIN = "convert again, or look at the row with `tito show FILE --record N`"
+_AGAIN = "convert again, or look at the row with `tito show FILE --row N`"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::path::Path;
 
 /// Where in the input something stands. Records count from 1 (the line of a JSONL file, the item of an array).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +129,18 @@ pub enum Error {
     Cancelled,
 }
 
+/// What to do about a file that is not there, or a folder of it.
+fn not_there(action: &str, path: &str) -> String {
+    match Path::new(path).parent() {
+        Some(folder) if action == "write" && !folder.exists() => {
+            let folder = folder.display();
+            format!("there is no folder {folder}; make it first: mkdir -p {folder}")
+        }
+        _ if path.contains(['*', '?', '[']) => "check the pattern, and the folder that it names".to_owned(),
+        _ => "check the path; unless it begins with /, it starts in the folder where tito runs".to_owned(),
+    }
+}
+
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -168,8 +181,8 @@ impl Error {
     pub fn hint(&self) -> String {
         match self {
             Self::Data { hint, .. } | Self::Check { hint, .. } | Self::Usage { hint, .. } => hint.clone(),
-            Self::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::NotFound => "check the path; globs must match at least one file".to_owned(),
+            Self::Io { action, path, source } => match source.kind() {
+                std::io::ErrorKind::NotFound => not_there(action, path),
                 std::io::ErrorKind::PermissionDenied => "check the permissions of the file and its folder".to_owned(),
                 std::io::ErrorKind::StorageFull => {
                     "free some space or write elsewhere; nothing was left under the final name".to_owned()

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tito_core::capture::{self, FORMATS, Parsed, Sources, Unit};
+use tito_core::capture::{self, FORMATS, Format, Parsed, Sources, Unit};
 use tito_core::convert::{self as core, CallFacts, Options, Plan};
 use tito_core::ids::Profile;
 use tito_core::rows::{Batch, jsonl};
@@ -133,7 +133,8 @@ pub fn built_in_profiles() -> Vec<&'static str> {
 /// The capture formats that are read, as JSON.
 #[pyfunction]
 pub fn formats_json() -> String {
-    let all: Vec<_> = FORMATS.iter().map(|f| serde_json::json!({"name": f.name, "about": f.about})).collect();
+    let told = |f: &Format| serde_json::json!({"name": f.name, "about": f.about, "example": f.example});
+    let all: Vec<_> = FORMATS.iter().map(told).collect();
     serde_json::Value::from(all).to_string()
 }
 

@@ -29,7 +29,8 @@ mod _core {
     use crate::pack::{Copies, lay_packs, plan_packs};
     #[pymodule_export]
     use crate::parts::{
-        convert_part, judge_parts, list_inputs, plan_parts, scan_file, settle_parts, split_file, survey_part,
+        convert_part, in_name_order, judge_parts, list_inputs, plan_parts, scan_file, settle_parts, split_file,
+        survey_part,
     };
     #[pymodule_export]
     use crate::record::{CallLog, EventStream, Reply, Request, amend_request, request_mentions, strip_reply};

@@ -8,7 +8,7 @@ use pyo3::types::PyBytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
-use tito_core::capture::{InputFile, Sources};
+use tito_core::capture::{InputFile, Sources, by_name};
 use tito_core::convert::{self as core, Options, Scan, Weighing};
 use tito_core::{Error, Result};
 
@@ -38,6 +38,13 @@ pub fn list_inputs(py: Python<'_>, inputs: Vec<String>) -> PyResult<(Vec<Listed>
     let sources = py.detach(|| Sources::new(&inputs, None, Arc::default())).map_err(|e| raise(py, &e))?;
     let files = sources.listing().map(|(name, bytes, found)| (name.to_owned(), bytes, found)).collect();
     Ok((files, sources.left_out().map(str::to_owned).collect()))
+}
+
+/// Names of files in the order in which inputs are read.
+#[pyfunction]
+pub fn in_name_order(mut names: Vec<String>) -> Vec<String> {
+    names.sort_by(|a, b| by_name(a, b));
+    names
 }
 
 /// Scans the one file among the inputs: what it is, as JSON, and what belongs together in it.

@@ -1,5 +1,6 @@
 //! From what the user named to files: files, folders, globs, `-`.
 
+use super::names::by_name;
 use super::sniff::Format;
 use crate::error::{Error, Place, Result};
 use serde::{Deserialize, Serialize};
@@ -60,18 +61,25 @@ pub(super) fn expand(name: &str, inputs: &mut Vec<Input>, left_out: &mut Vec<Str
         let matches =
             glob::glob(name).map_err(|e| Error::usage(format!("{name}: {e}"), "quote a name that is no glob"))?;
         let before = inputs.len();
+        let mut names = Vec::new();
         for found in matches {
             let found = found.map_err(|e| Error::io("read", e.path().to_string_lossy().into_owned())(e.into()))?;
-            expand(&found.to_string_lossy(), inputs, left_out)?;
+            names.push(found.to_string_lossy().into_owned());
+        }
+        names.sort_by(|a, b| by_name(a, b));
+        for name in &names {
+            expand(name, inputs, left_out)?;
         }
         if inputs.len() > before {
             return Ok(());
         }
+        let nothing = io::Error::new(io::ErrorKind::NotFound, "the pattern matches no file");
+        return Err(Error::io("read", name)(nothing));
     }
     Err(Error::io("read", name)(io::Error::from_raw_os_error(2)))
 }
 
-/// All files below a folder, by name. Hidden ones are no data; linked folders, dead links and pipes are told of.
+/// All files below a folder, in the order of [`by_name`]. Hidden ones are no data; linked folders, dead links and pipes are told of.
 fn walk(folder: &Path, inputs: &mut Vec<Input>, left_out: &mut Vec<String>) -> Result<()> {
     let name = folder.to_string_lossy().into_owned();
     let mut entries: Vec<_> = fs::read_dir(folder)
@@ -80,7 +88,8 @@ fn walk(folder: &Path, inputs: &mut Vec<Input>, left_out: &mut Vec<String>) -> R
         .into_iter()
         .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
         .collect();
-    entries.sort_by_key(fs::DirEntry::file_name);
+    let name_of = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    entries.sort_by(|a, b| by_name(&name_of(a), &name_of(b)).then_with(|| a.file_name().cmp(&b.file_name())));
     for entry in entries {
         let path = entry.path();
         let kind = entry.file_type().map_err(Error::io("read", path.to_string_lossy()))?;

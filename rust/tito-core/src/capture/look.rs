@@ -41,13 +41,13 @@ pub(super) fn look(
             ended = head.read_from(reader, READ_BYTES)? == 0;
             continue;
         }
-        let Some(first) = rest.first() else { return Ok(Err(other("is empty"))) };
+        let Some(first) = rest.first() else { return Ok(Err(NoFormat::Other("is empty"))) };
         if rest.starts_with(b"data:") || rest.starts_with(b"event:") || rest.starts_with(b": ") {
             let format = forced.or_else(|| FORMATS.iter().find(|f| f.name == "response"));
-            return Ok(format.map(|f| (f, Shape::Events)).ok_or_else(|| other("no format reads events")));
+            return Ok(format.map(|f| (f, Shape::Events)).ok_or(NoFormat::Other("no format reads events")));
         }
         if !matches!(first, b'{' | b'[') {
-            return Ok(Err(other("is not JSON")));
+            return Ok(Err(if rest.starts_with(b"PAR1") { NoFormat::Parquet } else { NoFormat::Other("is not JSON") }));
         }
         searched = searched.max(start);
         let newline = memchr::memchr(b'\n', &text[searched..]).map(|n| searched + n);
@@ -84,10 +84,6 @@ pub(super) fn look(
         }
         return Ok(judge(&text[blank..end], forced, LINES));
     }
-}
-
-fn other(what: &str) -> NoFormat {
-    NoFormat::Other(what.to_owned())
 }
 
 fn blank_bytes(text: &[u8]) -> usize {

@@ -15,7 +15,12 @@ pub struct Format {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
-    looks: Looking,
+    /// One record that is read, as a line.
+    pub example: &'static str,
+    /// Keys that its records have at the top; of each group one.
+    needs: &'static [&'static [&'static str]],
+    /// Whether a record is of this format, told whether it has the keys.
+    looks: fn(&Keys, bool) -> bool,
     /// Reads one record.
     pub read: Reader,
 }
@@ -32,6 +37,15 @@ impl Keys {
     fn has(&self, key: &str) -> bool {
         self.keys.iter().any(|k| k == key.as_bytes())
     }
+
+    fn one_of(&self, group: &[&str]) -> bool {
+        group.iter().any(|key| self.has(key))
+    }
+
+    /// Whether the record is of a format.
+    fn are(&self, format: &Format) -> bool {
+        (format.looks)(self, format.needs.iter().all(|group| self.one_of(group)))
+    }
 }
 
 /// All formats; the first that looks right wins. A new one is a file with a reader and a row here.
@@ -39,37 +53,44 @@ pub static FORMATS: [Format; 4] = [
     Format {
         name: "cooperbench",
         about: "CooperBench and mini-swe-agent trajectories with token captures, one a file or one a line",
-        looks: |k| {
+        example: include_str!("examples/cooperbench.json").trim_ascii_end(),
+        needs: &[&["messages"], &["agent_id"], &["feature_id"]],
+        looks: |k, whole| {
             let mini = k.trajectory_format.as_ref().is_some_and(|f| f.starts_with("mini-swe-agent"));
-            k.has("messages") && (mini || k.has("agent_id") && k.has("feature_id"))
+            whole || mini && k.has("messages")
         },
         read: cooperbench::read,
     },
     Format {
         name: "calls",
         about: "call logs: request with response or stream, one call a line; what `tito record` writes",
-        looks: |k| {
-            let reply = k.has("response") || k.has("stream");
-            k.has("tito_log") || reply && !k.has("duration_ms") && !k.has("model_parameters")
-        },
+        example: include_str!("examples/calls.json").trim_ascii_end(),
+        needs: &[&["response", "stream"]],
+        looks: |k, whole| k.has("tito_log") || whole && !k.has("duration_ms") && !k.has("model_parameters"),
         read: calllog::read,
     },
     Format {
         name: "native",
         about: "the project's own lines: prompt_ids (or input_ids) and output_ids with flat metadata",
-        looks: |k| k.has("output_ids") && (k.has("prompt_ids") || k.has("input_ids")) && !k.has("capture_hash"),
+        example: include_str!("examples/native.json").trim_ascii_end(),
+        needs: &[&["prompt_ids", "input_ids"], &["output_ids"]],
+        looks: |k, whole| whole && !k.has("capture_hash"),
         read: native::read,
     },
     Format {
         name: "response",
         about: "bare replies of chat or completions routes, one a line, in a list or as server-sent events",
-        looks: |k| {
-            let reply = k.object.as_ref().is_some_and(|o| o == "chat.completion" || o == "text_completion");
-            reply || k.has("choices") && (k.has("prompt_token_ids") || k.has("usage"))
-        },
+        example: include_str!("examples/response.json").trim_ascii_end(),
+        needs: &[&["choices"], &["prompt_token_ids", "usage"]],
+        looks: |k, whole| whole || k.object.as_ref().is_some_and(|o| o == "chat.completion" || o == "text_completion"),
         read: calllog::read_bare,
     },
 ];
+
+/// Their names, as errors list them.
+pub(super) fn format_names() -> String {
+    FORMATS.iter().map(|f| f.name).collect::<Vec<_>>().join(", ")
+}
 
 type Looking = fn(&Keys) -> bool;
 
@@ -100,13 +121,31 @@ pub(super) enum NoFormat {
     Unread(&'static str),
     /// Rows that were made of captures.
     Rows,
-    /// Nothing that is known; what was seen.
-    Other(String),
+    /// Parquet, which no capture is.
+    Parquet,
+    /// No keys that are known; those that were seen, and the format that is nearest to them.
+    Keys(String, Option<Nearest>),
+    /// Nothing that has keys; what was seen.
+    Other(&'static str),
 }
 
 impl NoFormat {
     pub(super) fn is_unread(&self) -> bool {
         matches!(self, Self::Unread(_))
+    }
+
+    /// What to do about a file that was named and is none.
+    pub(super) fn hint(&self, file: &str) -> String {
+        let known = format!("known formats: {}, shown by `tito formats`; --from FORMAT forces one", format_names());
+        match self {
+            Self::Rows | Self::Parquet => {
+                format!("to make rows, name captures; for a trainer: tito convert {file} --format trl -o trl.parquet")
+            }
+            Self::Keys(_, Some(Nearest { format, missing })) => {
+                format!("nearest is {format}, whose records also have {}; {known}", missing.join(" and "))
+            }
+            _ => known,
+        }
     }
 }
 
@@ -115,9 +154,32 @@ impl fmt::Display for NoFormat {
         match self {
             Self::Unread(name) => write!(f, "looks like {name}, which is not read"),
             Self::Rows => write!(f, "holds rows, not captures: their masks and weights would be lost"),
+            Self::Parquet => write!(f, "is parquet, which holds rows and no captures"),
+            Self::Keys(seen, _) => write!(f, "holds no capture that is known (keys: {seen})"),
             Self::Other(what) => write!(f, "{what}"),
         }
     }
+}
+
+/// A format that a record is not in, though it has some of its keys.
+#[derive(Debug)]
+pub(super) struct Nearest {
+    format: &'static str,
+    /// Keys that it lacks, as they are told.
+    missing: Vec<String>,
+}
+
+/// The format that lacks the fewest keys, of those that have one.
+fn nearest(keys: &Keys) -> Option<Nearest> {
+    let lacks = FORMATS.iter().filter_map(|format| {
+        let missing: Vec<_> = format.needs.iter().filter(|group| !keys.one_of(group)).collect();
+        let some = !missing.is_empty() && missing.len() < format.needs.len();
+        some.then(|| {
+            let told = missing.iter().map(|group| format!("{:?}", group[0]));
+            Nearest { format: format.name, missing: told.collect() }
+        })
+    });
+    lacks.min_by_key(|near| near.missing.len())
 }
 
 /// Finds the format of a record (or of the first item of a list of records).
@@ -130,7 +192,7 @@ pub(super) fn sniff(text: &[u8]) -> Looks {
     } else {
         take_keys(&mut cursor, &mut keys)
     };
-    if let Some(format) = FORMATS.iter().find(|format| (format.looks)(&keys)) {
+    if let Some(format) = FORMATS.iter().find(|format| keys.are(format)) {
         return Looks::Like(format);
     }
     if let Some((name, _)) = KNOWN_BY_NAME.iter().find(|(_, looks)| looks(&keys)) {
@@ -143,10 +205,10 @@ pub(super) fn sniff(text: &[u8]) -> Looks {
     if keys.keys.len() > 12 {
         seen.push("...".to_owned());
     }
-    Looks::Unknown(NoFormat::Other(match seen.is_empty() {
-        true => "is not JSON with keys".to_owned(),
-        false => format!("holds no capture that is known (keys: {})", seen.join(", ")),
-    }))
+    Looks::Unknown(match seen.is_empty() {
+        true => NoFormat::Other("is not JSON with keys"),
+        false => NoFormat::Keys(seen.join(", "), nearest(&keys)),
+    })
 }
 
 fn take_keys(c: &mut Cursor<'_>, keys: &mut Keys) -> Result<(), Fault> {

@@ -8,7 +8,7 @@ use super::Origin;
 use super::buffer::Buffer;
 use super::files::{Called, Input, expand};
 use super::look::{LINES, Shape, look};
-use super::sniff::{FORMATS, Format, NoFormat};
+use super::sniff::{FORMATS, Format, NoFormat, format_names};
 use crate::error::{Error, Place, Result};
 use crate::json::{Cursor, Fault, Scalar};
 use crate::rows::Text;
@@ -412,11 +412,7 @@ impl Sources {
                 Err(what) => {
                     let named = !input.found && (input.bytes > 0 || !input.regular);
                     if named || self.forced.is_some() || what.is_unread() {
-                        return Err(Error::data(
-                            Place::file(&input.name),
-                            what.to_string(),
-                            format!("known formats: {}; --from FORMAT forces one", format_names()),
-                        ));
+                        return Err(Error::data(Place::file(&input.name), what.to_string(), what.hint(&input.name)));
                     }
                     self.close(input, opened.raw(), None)?;
                 }
@@ -486,7 +482,7 @@ pub fn format_of(path: &str) -> Result<Option<&'static str>> {
     match look_into(Path::new(path), None).map_err(Error::io("read", path))? {
         Ok((format, _)) => Ok(Some(format.name)),
         Err(NoFormat::Unread(name)) => Ok(Some(name)),
-        Err(NoFormat::Rows | NoFormat::Other(_)) => Ok(None),
+        Err(_) => Ok(None),
     }
 }
 
@@ -525,10 +521,6 @@ fn damaged(input: &Input, opened: &Opened, error: io::Error) -> Error {
         );
     }
     Error::io("read", &input.name)(error)
-}
-
-fn format_names() -> String {
-    FORMATS.iter().map(|f| f.name).collect::<Vec<_>>().join(", ")
 }
 
 fn format_named(name: &str) -> Result<&'static Format> {

@@ -16,8 +16,8 @@ pub(super) fn judge(plan: &Plan, counts: &Counts, files: usize) -> Result<()> {
     if counts.calls_seen == 0 {
         let named = options.inputs.join(", ");
         return Err(Error::check(
-            format!("no captures in {named} ({files} files looked at)"),
-            "name files or folders that hold captures; `tito convert --help` lists the formats",
+            format!("no captures in {named} ({files} {} looked at)", if files == 1 { "file" } else { "files" }),
+            "name files or folders that hold captures; `tito formats` shows what is read",
         ));
     }
     judge_served(plan, counts)?;

@@ -212,10 +212,16 @@ impl Survey {
         keys.dedup();
         let things = options.val_by.things();
         if keys.len() < 2 {
-            return Err(Error::check(
-                format!("--val: rows of {} {things}, and each side needs one", keys.len()),
-                "choose another --val-by, or leave --val out",
-            ));
+            return Err(match (keys.first(), options.val_by) {
+                (None, ValBy::Task) => Error::check(
+                    "--val: no row names a task, and each side needs one",
+                    "put \"task_id\" at the top of each record, or divide by rollouts: --val-by rollout",
+                ),
+                _ => Error::check(
+                    format!("--val: rows of {} {things}, and each side needs one", keys.len()),
+                    "choose another --val-by, or leave --val out",
+                ),
+            });
         }
         let most = keys.len() - 1;
         let count = if val < 1.0 {

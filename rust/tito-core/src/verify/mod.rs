@@ -73,6 +73,10 @@ fn about_captures(error: Error) -> Error {
         Error::Data { place, message, .. } => {
             Error::data(place, message, "name only captures that the rows were made of")
         }
+        Error::Check { message, .. } => Error::check(
+            format!("these captures cannot be converted as the rows were: {message}"),
+            "name the captures that the rows were made of",
+        ),
         other => other,
     }
 }
