@@ -139,6 +139,7 @@ def test_shards_are_named_by_number(run):
         ),
         (["convert", "x", "-o", "y", "--think", "stirp"], 2, "invalid choice: 'stirp'", "did you mean strip?"),
         (["convert", "x", "-o", "y", "--thin", "strip"], 2, "unrecognized arguments: --thin", "did you mean --think?"),
+        (["formats", "nocap"], 2, "unrecognized arguments: nocap", "leave nocap out; `tito formats --help` shows"),
         (["convert", "x", "-o", "y", "--columns", "lables"], 2, "columns: 'lables'", "did you mean labels?"),
         (["convert", "x", "-o", "y", "--workers", "-1"], 2, "'-1' is no whole number", "tito convert --help"),
         (["convert", "x", "-o", "y", "--shard-mb", "0"], 2, "not a size", "512"),

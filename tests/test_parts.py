@@ -430,3 +430,10 @@ def test_the_command_line_names_the_parts(run):
     assert (code, out) == (0, "")
     assert err.splitlines()[-1].endswith("For TRL: tito convert rows-*.parquet --format trl -o trl.parquet")
     assert len(runs.left_behind(Path(), "rows.parquet.manifest.json")) == 6 + 3
+
+
+def test_a_folder_to_write_to_that_is_not_there(run):
+    folder_of(Path("in"), files=1)
+    error = "error: no/rows.parquet: cannot write: no such folder\n"
+    hint = "hint: there is no folder no; make it first: mkdir -p no\n"
+    assert run("convert", "in", "-o", "no/rows.parquet", "--part-mb", "1") == (3, "", error + hint)

@@ -56,6 +56,8 @@ class Parser(argparse.ArgumentParser):
             options = [option for action in self._actions for option in action.option_strings]
             if near := get_close_matches(match[1], options, 1):
                 return f"did you mean {near[0]}? `{self.prog} --help` lists the options"
+        if match := re.match(r"unrecognized arguments: ([^-\s]\S*)", message):
+            return f"leave {match[1]} out; `{self.prog} --help` shows what it takes"
         if (match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)) and (
             near := get_close_matches(match[1], re.findall(r"[\w.-]+", match[2]), 1)
         ):

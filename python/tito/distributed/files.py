@@ -127,6 +127,9 @@ class Folder:
         pattern = re.compile(rf"{re.escape(stem)}(\..*)?-\d{{5,}}{re.escape(extension)}")
         folder = self._folder or "."
         if self._system is None:
+            if not os.path.isdir(folder):
+                hint = f"there is no folder {folder}; make it first: mkdir -p {folder}"
+                raise with_hint(WorldError(f"{self.output}: cannot write: no such folder"), hint)
             there = os.listdir(folder)
         else:
             there = [p.rsplit("/", 1)[-1] for p in self._system.ls(folder, detail=False)] if self._exists() else []
