@@ -5,12 +5,6 @@
 use std::cmp::Ordering;
 
 /// Compares two paths or URLs, whose folders `/` divides.
-///
-/// ```
-/// let mut names = ["b/1", "a/reply_10", "a/reply_2", "a.b/0", "a/reply_02"];
-/// names.sort_by(|one, other| tito_core::capture::by_name(one, other));
-/// assert_eq!(names, ["a/reply_02", "a/reply_2", "a/reply_10", "a.b/0", "b/1"]);
-/// ```
 #[must_use]
 pub fn by_name(one: &str, other: &str) -> Ordering {
     let (mut ones, mut others) = (one.split(is_separator), other.split(is_separator));
@@ -54,4 +48,19 @@ fn number<'n>(name: &mut &'n [u8]) -> &'n [u8] {
     *name = rest;
     let zeros = digits.iter().take_while(|b| **b == b'0').count();
     &digits[zeros..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_name;
+
+    #[test]
+    fn numbers_count_folders_stay_together_and_nothing_is_alike() {
+        let names = ["", "a/reply_02", "a/reply_2", "a/reply_10", "a/reply_10b", "a.b/0", "a1/x", "b", "b/1", "b/99x"];
+        for (i, one) in names.iter().enumerate() {
+            for (j, other) in names.iter().enumerate() {
+                assert_eq!(by_name(one, other), i.cmp(&j), "{one} {other}");
+            }
+        }
+    }
 }
