@@ -166,6 +166,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
+        # A shell does not open `~` behind key=.
+        for name in ("base", "data", "val", "output", "resume", "probe_prompts"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, os.path.expanduser(value))
         self._refuse_impossible()
 
     def _refuse_impossible(self) -> None:
