@@ -154,6 +154,15 @@ def test_canary_a_collator_that_changes_something(models, rows, tmp_path, column
     assert not (tmp_path / "out" / "adapter").exists()
 
 
+def test_canary_reads_labels_beside_an_output(models, tmp_path):
+    """They say where loss falls, as the survey and the loader have it."""
+    labels = [[-100, -100, 8, -100, 10]] * 4
+    data = file(tmp_path / "a.parquet", input_ids=[[5, 6]] * 4, output_ids=[[8, 9, 10]] * 4, labels=labels)
+    found, _ = go(models, data, tmp_path / "out", "max_steps=1", "warmup=0")
+    assert next(c["ok"] for c in found["checks"] if c["name"] == "canary") is True
+    assert found["plan"]["loss_tokens"] == 8
+
+
 def test_canary_a_loss_that_is_another(models, rows, tmp_path, monkeypatch):
     from tito.train import loss
 

@@ -140,12 +140,12 @@ class Canary:
         said = self._again.plain(row)
         ids = [*said["input_ids"], *(said.get("output_ids") or [])]
         weights = [0.0] * len(ids)
-        if said.get("labels") is not None and said.get("output_ids") is None:
-            weights = [float(label != -100) for label in said["labels"]]
-        elif (spans := said.get("loss_spans")) is not None:
+        if (spans := said.get("loss_spans")) is not None:
             for span in spans:
                 for position in range(span["start"], span["end"]):
                     weights[position] = span["weight"]
+        elif "loss_spans" not in said and (labels := said.get("labels")) is not None:
+            weights = [float(label != -100) for label in labels]
         elif "loss_spans" not in said and (mask := said.get("loss_mask")) is not None:
             weights[len(ids) - len(mask) :] = mask
         else:
