@@ -110,7 +110,8 @@ train-demo: train-venv ## the bundled captures to a trained, served and probed a
 	cd $(TRAINED) && tito convert ../../$(CAPTURES)/qwen3/calls.jsonl -o rows.parquet --think strip --val 0.25 \
 	    --columns output_logprobs
 	cd $(TRAINED) && tito train tiny-cpu base=tiny-qwen3 data=rows.parquet val=rows.val.parquet output=out \
-	    lora_rank=32 lora_alpha=32 lr=1e-2 epochs=10 accumulate=3 eval_every=10 --probe-every 10
+	    lora_rank=32 lora_alpha=32 lr=1e-2 epochs=10 accumulate=3 eval_every=10 save_every=10 \
+	    --probe-every 10 probe_tokens=64
 	cd $(TRAINED) && tito serve tiny-qwen3 --engine $(SERVER) --adapter out/adapter --rows rows.parquet --port 8765 -- \
 	    tito probe --prompts rows.parquet --live rows.val.parquet --assert call-tag --assert sends-message \
 	    --max-tokens 64 --report probe.json

@@ -365,3 +365,13 @@ def test_calls_of_a_file(tmp_path):
     assert (only["turn"], only["prompt_ids"].tolist(), only["bad"]) == (3, dumps.prompt(3), None)
     [bad] = _core.call_ids(str(dump), record=2)
     assert bad["bad"].startswith("not JSON")
+
+
+def test_the_hash_of_a_file(tmp_path):
+    """As the reference implementation of XXH3 has it."""
+    given = {b"": "99aa06d3014798d86001c324468d497f", bytes(range(256)) * 1000: "548512d98989de2d776474c39d20f9aa"}
+    for data, digest in given.items():
+        (tmp_path / "file").write_bytes(data)
+        assert _core.content_hash(str(tmp_path / "file")) == f"xxh3-128:{digest}"
+    with pytest.raises(tito.WorldError, match="none: cannot read: No such file or directory"):
+        _core.content_hash(str(tmp_path / "none"))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 
 import adapters
 import pytest
@@ -160,6 +161,16 @@ def test_an_adapter_of_elsewhere_is_served(run, tmp_path, capsys):
     spoil_adapter(tmp_path / "other", seed=6)
     first, err = first_broken(run, capsys)
     assert (first, "changed since it was served" in err) == ("serve", True)
+
+
+@pytest.mark.parametrize(("name", "step"), [("calls.jsonl", "data"), ("rows.parquet", "rows")])
+def test_a_byte_that_changed_in_place_is_seen(run, capsys, monkeypatch, name, step):
+    """By content, with nothing installed besides tito: the size is as it was."""
+    monkeypatch.setitem(sys.modules, "xxhash", None)
+    data = bytearray((run / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (run / name).write_bytes(data)
+    assert first_broken(run, capsys)[0] == step
 
 
 def test_several_breaks_name_the_earliest(run, capsys):

@@ -15,6 +15,7 @@ from tito.adapter.write import export
 from tito.serve.client import ContextOverflowError, RefusedError, Server
 from tito.serve.effect import PROMPTS, effect
 from tito.serve.launch import serve
+from tito.serve.own.engine import Engine, Sampling
 from tito.serve.plan import Wanted, make_plan
 from tito.serve.swap import load, unload
 
@@ -100,6 +101,17 @@ def test_the_ids_are_those_of_transformers_and_peft(server, served, made):
     assert base.output_ids != adapted.output_ids
     assert len(base.logprobs) == 6
     assert all(p <= 0 for p in base.logprobs)
+
+
+def test_only_what_is_sampled_from_is_scored(made):
+    """The scores of a whole prompt would take gigabytes where vocabulary and prompt are long."""
+    model, _ = made
+    engine = Engine(BaseModel(model))
+    shapes = []
+    engine._model.get_output_embeddings().register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape[:2])))
+    prompt = [872, 198, 6023, 11, 151]
+    assert engine.sample(None, prompt, Sampling(max_tokens=3)).ids == reference(model, None, prompt, 3)
+    assert shapes == [(1, 1)] * 3
 
 
 def test_chat_prompts_are_the_templates(server, served, made):

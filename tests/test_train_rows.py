@@ -457,6 +457,7 @@ def test_a_resumed_run_is_judged_and_scored_as_before(tmp_path, override, said):
     facts = {"world": 1, "data": {}, "val": {}, "base_hash": "sha256:0"}
     record = {**facts, "config": config().to_dict()}
     (tmp_path / "tito_train.json").write_text(json.dumps(record, default=str))
-    refuse_other_run(config(), facts)
+    checkpoint = tmp_path / "checkpoints" / "checkpoint-1"
+    refuse_other_run(config(), checkpoint, facts)
     with pytest.raises(tito.UsageError, match=re.escape(f"resume: {said}")):
-        refuse_other_run(config(override), facts)
+        refuse_other_run(config(override), checkpoint, facts)

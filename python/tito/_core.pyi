@@ -36,6 +36,7 @@ __all__ = [
     "built_in_profiles",
     "call_ids",
     "capture_format",
+    "content_hash",
     "convert",
     "convert_part",
     "defaults_json",
@@ -355,6 +356,9 @@ def formats_json() -> str:
 
 def capture_format(path: str) -> str | None:
     """The format of a file's captures, those that are known and not read included; None where it holds none."""
+
+def content_hash(path: str) -> str:
+    """The hash of a file's bytes, as manifests tell it: ``xxh3-128:`` and 32 hex digits. Raises WorldError."""
 
 def defaults_json() -> str:
     """All options of ``convert`` with their defaults, as JSON."""

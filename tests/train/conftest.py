@@ -35,7 +35,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory):
-    """Rows of both families: `qwen3`, `qwen3-val`, `qwen35`, `merged` (of qwen35)."""
+    """Rows of both families: `qwen3`, `qwen3-val`, `qwen3-acts` (no thinking), `qwen35`, `merged` (of it)."""
     import tito
 
     folder = tmp_path_factory.mktemp("rows")
@@ -43,6 +43,7 @@ def rows(tmp_path_factory):
     for name, capture, policies in (
         ("qwen3", "qwen3", tito.Policies(upweight="0:3", columns="output_logprobs")),
         ("qwen3-val", "qwen3-stream", tito.Policies()),
+        ("qwen3-acts", "qwen3", tito.Policies(think="strip")),
         ("qwen35", "qwen35", tito.Policies(upweight="0:3")),
         ("merged", "qwen35", tito.Policies(rows="merged", upweight="0:3")),
     ):

@@ -4,14 +4,19 @@ and others whose numbers are known beforehand."""
 import os
 
 
-def probe(model, *, step):
-    assert not model.training
+def stop_at(step):
     if step == int(os.environ.get("TITO_STOP", "-1")):
         raise KeyboardInterrupt
+
+
+def probe(model, *, step):
+    assert not model.training
+    stop_at(step)
     return {"score": -abs(step - 4)}
 
 
 def same(model, *, step):
+    stop_at(step)
     return {"score": 0.5}
 
 

@@ -1,6 +1,7 @@
 """Each check, made to fire: what it says, that nothing is written under the adapter's name, how `allow` goes on."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -151,6 +152,15 @@ def test_canary_a_collator_that_changes_something(models, rows, tmp_path, column
     assert "changed them" in error.value.hint
     assert record(tmp_path / "out")["state"] == "failed"
     assert not (tmp_path / "out" / "adapter").exists()
+
+
+def test_canary_reads_labels_beside_an_output(models, tmp_path):
+    """They say where loss falls, as the survey and the loader have it."""
+    labels = [[-100, -100, 8, -100, 10]] * 4
+    data = file(tmp_path / "a.parquet", input_ids=[[5, 6]] * 4, output_ids=[[8, 9, 10]] * 4, labels=labels)
+    found, _ = go(models, data, tmp_path / "out", "max_steps=1", "warmup=0")
+    assert next(c["ok"] for c in found["checks"] if c["name"] == "canary") is True
+    assert found["plan"]["loss_tokens"] == 8
 
 
 def test_canary_a_loss_that_is_another(models, rows, tmp_path, monkeypatch):
@@ -306,6 +316,57 @@ def test_a_base_that_is_not_there(models, rows, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(tito.WorldError, match=r"no config.json"):
         go(models, rows["qwen3"], tmp_path / "out", base=tmp_path / "empty")
+
+
+NOT_ASKED = "no such folder, and HF_HUB_OFFLINE keeps the hub from being asked"
+
+
+@pytest.mark.parametrize(
+    ("base", "message", "hint"),
+    [
+        ("models/Qwen/4B", "no such folder", "models/Qwen is no folder either"),
+        ("./Qwen3-4B", "no such folder", "check the path"),
+        ("./tiny-qwen", "no such folder", "did you mean tiny-qwen3?"),
+        ("~/none/Qwen3-4B", "no such folder", "none is no folder either"),
+        ("Qwen/Qwen3-4B", NOT_ASKED, "a model of the hub is called OWNER/NAME"),
+        ("tiny-qwen", NOT_ASKED, "did you mean tiny-qwen3?"),
+        ("rows.parquet", "a file", "name the folder of the model, as `save_pretrained` writes it"),
+    ],
+)
+def test_a_name_that_is_no_model_is_refused_before_anything_is_asked(
+    base, message, hint, tmp_path, monkeypatch, capsys
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-qwen3").mkdir()
+    (tmp_path / "rows.parquet").write_bytes(b"")
+    assert main(["train", "tiny-cpu", f"base={base}", "data=rows.parquet", "output=out", "--dry-run"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {os.path.expanduser(base)}: {message}\nhint: ")
+    assert said.endswith(f"{hint}\n")
+
+
+def test_the_hub_is_asked_once(tmp_path, monkeypatch, capsys):
+    """Nobody listens there, and its client would try for half a minute."""
+    import huggingface_hub
+
+    asked = []
+
+    def refuse(url, **given):
+        asked.append(url)
+        raise ConnectionError("nobody listens")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "tiny-cpu", "base=Owner/Model", "data=rows.parquet", "output=out"]) == 3
+    assert (
+        "error: Owner/Model: no such folder, and the hub cannot be asked (nobody listens)\n" in capsys.readouterr().err
+    )
+    [url] = asked
+    assert url.endswith("/Owner/Model/resolve/main/config.json")
 
 
 def test_packages_that_are_missing_are_named(models, rows, tmp_path, monkeypatch):

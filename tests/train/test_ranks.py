@@ -1,6 +1,8 @@
 """Stopped and resumed, on one process and on two: the same bits, the same rows, and no row twice."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,7 +96,47 @@ def test_a_resumed_run_is_the_straight_run_bit_for_bit(models, seven, straight, 
     alone(models, seven, tmp_path / "out", "accumulate=2", "resume=last")
     assert record(tmp_path / "out")["resumed_from"].endswith("checkpoint-5")
     assert same_bits(straight, tmp_path / "out")
-    assert {step: losses(straight)[step] for step in (6, 7, 8)} == losses(tmp_path / "out")
+    # The record tells the whole run, not its second part.
+    assert losses(straight) == losses(tmp_path / "out")
+
+
+def test_patience_with_equals_runs_out_where_it_would_have(models, seven, tmp_path, monkeypatch):
+    """Each equal checkpoint becomes the best one, so the best one does not say since when nothing got better."""
+    given = ["accumulate=2", "metric=probe", "probe=stopping:same", "patience=4"]
+    straight = alone(models, seven, tmp_path / "straight", *given)
+    assert (straight["steps_done"], straight["stopped"]) == (5, "no better probe in 4 evaluations")
+    with pytest.raises(KeyboardInterrupt):
+        alone(models, seven, tmp_path / "out", *given, stop=4, monkeypatch=monkeypatch)
+    monkeypatch.delenv("TITO_STOP")
+    resumed = alone(models, seven, tmp_path / "out", *given, "resume=last")
+    assert resumed["resumed_from"].endswith("checkpoint-3")
+    assert (resumed["steps_done"], resumed["stopped"]) == (5, "no better probe in 4 evaluations")
+
+
+def test_a_checkpoint_goes_on_in_another_folder(models, seven, straight, tmp_path):
+    """It is held against the record of its own run, whatever lies in the new output."""
+    checkpoint = straight / "checkpoints" / "checkpoint-5"
+    given = ["accumulate=2", f"resume={checkpoint}"]
+    output = tmp_path / "out"
+    alone(models, seven, output, *given)
+    assert same_bits(straight, output)
+    assert losses(straight) == losses(output)
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(tito.UsageError, match=r"resume: lr was 0.001, now 0.0001"):
+        alone(models, seven, other, *given, "lr=1e-4")
+    # A record in the output that says what is asked now is another run's.
+    told = record(straight)
+    (other / "tito_train.json").write_text(json.dumps({**told, "config": {**told["config"], "lr": 1e-4}}))
+    with pytest.raises(tito.UsageError, match=r"resume: lr was 0.001, now 0.0001"):
+        alone(models, seven, other, *given, "lr=1e-4")
+    with pytest.raises(tito.UsageError, match="holds checkpoints of another run"):
+        alone(models, seven, output, *given)
+    lost = tmp_path / "lost" / "checkpoint-5"
+    shutil.copytree(checkpoint, lost)
+    with pytest.raises(tito.DataError, match=r"tito_train.json: .*No such file") as error:
+        alone(models, seven, other, "accumulate=2", f"resume={lost}")
+    assert "leave checkpoints in their run's folder" in error.value.hint
 
 
 def test_two_ranks_are_one_process_with_twice_the_accumulation(models, seven, tmp_path):
@@ -132,7 +174,15 @@ def test_shards_of_two_ranks_are_one_process_and_resume(models, seven, tmp_path)
     more = ["accumulate=1", "lora_dropout=0", "fsdp=true", "probe=sharded:probe"]
     code, said = ranks(models, seven, tmp_path / "straight", *more, **sharded)
     assert code == 0, said
+    # What cannot be looked at while the weights lie in pieces is said, not left out.
+    checks = {check["name"]: check for check in record(tmp_path / "straight")["checks"]}
+    for name in ("canary", "base_loss", "base_probe", "reload"):
+        assert checks[name]["ok"] is None
+        assert f"check       {name}: not run: under FSDP the " in said
+    assert checks["isolation"]["text"] == "nothing is packed"
+    assert record(tmp_path / "straight")["canary_batches"] == 1
     one = alone(models, seven, tmp_path / "one", "accumulate=2", "lora_dropout=0")
+    assert {"canary", "base_loss", "base_probe", "reload"} <= {c["name"] for c in one["checks"] if c["ok"]}
     a, b = losses(tmp_path / "one"), losses(tmp_path / "straight")
     assert a.keys() == b.keys()
     assert all(np.isclose(a[step], b[step], rtol=1e-5) for step in a)
@@ -176,8 +226,6 @@ def test_what_is_resumed_must_be_the_same_run(models, seven, straight, tmp_path)
 def test_a_dead_checkpoint_is_named_and_the_one_before_is_offered(
     models, seven, straight, tmp_path, name, damage, message
 ):
-    import shutil
-
     output = tmp_path / "out"
     shutil.copytree(straight, output)
     damage(output / "checkpoints" / "checkpoint-8" / name)

@@ -54,7 +54,7 @@ def test_replies_are_those_of_an_obvious_loop(models, base):
 @pytest.fixture(scope="module")
 def probed(models, rows, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "probed"
-    found, said = go(models, rows, output, f"val={rows['qwen3-val']}", "probe_every=2")
+    found, said = go(models, rows, output, f"val={rows['qwen3-acts']}", "probe_every=2", "probe_tokens=50")
     return output, found, said
 
 
@@ -70,7 +70,7 @@ def test_a_number_of_steps_is_enough_to_be_probed(probed, rows):
     assert found["probe"]["before"]["ids_differ"] == 0
     assert found["probe"]["after"]["ids_differ"] == looks[found["best"]["step"]]["eval_probe_ids_differ"] > 0
     [plan] = [line for line in said if line.startswith("best ")]
-    assert f"by probe; replies to 2 prompts of {rows['qwen3-val']} (" in plan
+    assert f"by probe; replies to 2 prompts of {rows['qwen3-acts']} (" in plan
     assert plan.endswith(", every 2 steps")
     assert [line.split("  ")[0] for line in said if line.startswith("look ")] == ["look 2/4", "look 4/4"]
 
@@ -83,6 +83,75 @@ def test_the_score_is_the_mean_share_of_what_is_asserted(models, rows, tmp_path)
     [check] = [line for line in said if line.startswith("check       probe: ")]
     assert "; ids differ from the base's on " in check
     assert all(f"{name} " in check for name in asserted)
+
+
+def test_what_the_base_does_already_does_not_count(probed):
+    """The score of a base that neither thinks nor copies would be above 0 before it learnt anything."""
+    _, found, said = probed
+    told = next(check for check in found["checks"] if check["name"] == "base_probe")
+    asserted = ["call-tag", "no-think", "sends-message", "ends", "no-parrot"]
+    by_base = [name for name in asserted if found["probe"]["before"][name] == 1]
+    assert {"no-think", "no-parrot"} <= set(by_base) < set(asserted)
+    assert set(told["met"]) == set(by_base)
+    assert told["counted"] == [name for name in asserted if name not in by_base]
+    for looked in (found["probe"]["before"], found["probe"]["after"]):
+        shares = [looked[name] for name in told["counted"]]
+        assert looked["score"] == pytest.approx(sum(shares) / len(shares))
+    [line] = [line for line in said if line.startswith("check       base_probe: ok: ")]
+    assert line.endswith(f"; not counted, because the base does it already: {', '.join(by_base)}")
+    assert not any(line.startswith("warning: the base does") for line in said)
+
+
+def test_rates_stand_beside_their_intervals(probed):
+    _, found, said = probed
+    for check in found["checks"]:
+        if check["name"] in ("base_probe", "probe"):
+            for share in check["shares"].values():
+                low, high = share["interval"]
+                assert (share["n"], 0 <= low <= share["held"] / 2 <= high <= 1, high - low > 0.5) == (2, True, True)
+    for line in said:
+        if line.startswith("look "):
+            assert "no-think 2/2 [34%, 100%]" in line or "no-think 1/2 [9%, 91%]" in line or "no-think 0/2" in line
+
+
+@pytest.mark.parametrize(
+    ("given", "best", "warning"),
+    [
+        (
+            ["probe_assert=[no-think, no-parrot]", "patience=1"],
+            "last step: the base does already all that is asserted (no-think, no-parrot); "
+            "patience has nothing to judge by",
+            ": the last step is kept; ",
+        ),
+        (
+            ["metric=no-think", "probe_assert=[no-think, call-tag]"],
+            "probe",
+            "warning: the base does no-think already: the best checkpoint is the probe's; ",
+        ),
+        (
+            ["metric=no-think", "probe_assert=[no-parrot]"],
+            "last step: the base does already all that is asserted (no-parrot)",
+            ": the last step is kept; probe_assert and probe_prompts ask for more",
+        ),
+    ],
+)
+def test_nothing_is_chosen_by_what_the_base_does_already(models, rows, tmp_path, given, best, warning):
+    found, said = go(models, rows, tmp_path / "out", "probe_every=1", "keep=9", *given)
+    assert found["best"]["by"] == best
+    assert found["steps_done"] == 4
+    [line] = [line for line in said if line.startswith("warning: the base does")]
+    assert warning in line
+    if best.startswith("last step"):
+        assert line.startswith(f"warning: {best.removeprefix('last step: ')}")
+        assert found["best"]["step"] == 4
+
+
+def test_what_was_named_counts_beside_what_the_base_lacks(models, rows, tmp_path):
+    """A run that forgets what its base did is seen, where it was asked for."""
+    found, _ = go(models, rows, tmp_path / "out", "probe_every=4", "probe_assert=[no-think, call-tag]")
+    before = found["probe"]["before"]
+    assert (before["no-think"], before["call-tag"], before["score"]) == (1, 0, 0.5)
+    assert found["best"]["by"] == "probe"
 
 
 def test_probe_and_loss_disagree_and_the_probe_decides(models, rows, tmp_path):

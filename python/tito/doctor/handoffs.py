@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tito._core import content_hash
 from tito.adapter import LoraAdapter
 from tito.adapter.lora import CONFIG
 from tito.adapter.write import ORIGIN
 from tito.errors import DataError, TitoError, WorldError, with_hint
 from tito.files import file_hash
+from tito.paths import utf8_path
 
 __all__ = ["STEPS", "Finding", "examine", "short"]
 
@@ -250,8 +252,6 @@ def _file(step: str, run: _Run, record: Path, told: Mapping[str, Any], what: str
             step, "ok", f"{path}: the {what} of {record.name} (by name and size: no hash is recorded)", file_hash(path)
         )
     now = _hash_as(str(hash_), path)
-    if now is None:
-        return Finding(step, "ok", f"{path}: the {what} of {record.name} (by size; by content with xxhash)", hash_)
     if now != hash_:
         wanted = f"{short(now)}, recorded was {short(hash_)}"
         return Finding(step, "broken", f"{path}: changed since {record.name} was written: {wanted}")
@@ -264,19 +264,9 @@ def _find(run: _Run, record: Path, name: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def _hash_as(told: str, path: Path) -> str | None:
-    """The file's hash, of the kind that was recorded; None where this machine cannot make it."""
-    if not told.startswith("xxh3-128:"):
-        return file_hash(path)
-    try:
-        from xxhash import xxh3_128
-    except ImportError:
-        return None
-    digest = xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return f"xxh3-128:{digest.hexdigest()}"
+def _hash_as(told: str, path: Path) -> str:
+    """The file's hash, of the kind that was recorded."""
+    return content_hash(utf8_path(path)) if told.startswith("xxh3-128:") else file_hash(path)
 
 
 def _profiles(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,15 @@ class Targets:
 def read_base(config: TrainConfig) -> Base:
     """Reads config and tokenizer of the base. `WorldError` where there is none, `DataError` where it is quantised and
     that is not allowed."""
+    folder = Path(config.base)
+    if not folder.is_dir():
+        refuse_missing(config.base)
     try:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError as error:
         raise with_hint(WorldError("training needs torch, transformers, trl and peft"), TRAIN_EXTRA) from error
 
-    folder = Path(config.base)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise with_hint(WorldError(f"{config.base}: no config.json"), "name a folder as `save_pretrained` writes it")
     try:
@@ -114,6 +117,44 @@ def read_base(config: TrainConfig) -> Base:
         stop_ids=() if source is None else source.stop_ids,
         tokenizer=None if source is None else source.tokenizer,
     )
+
+
+def refuse_missing(name: str) -> None:
+    """`WorldError` where a base that is no folder here is not on the hub either. The hub is asked once: its client asks
+    six times, for half a minute. A model that was fetched before is there without it."""
+    place = Path(name)
+    if place.is_file():
+        raise with_hint(WorldError(f"{name}: a file"), "name the folder of the model, as `save_pretrained` writes it")
+    there = [path.name for path in place.parent.iterdir() if path.is_dir()] if place.parent.is_dir() else []
+    near = [f"did you mean {place.parent / meant}?" for meant in get_close_matches(place.name, there, 1)]
+    if name.startswith(("~", ".", os.sep)) or name.endswith("/") or name.count("/") > 1 or "\\" in name:
+        where = "check the path" if place.parent.is_dir() else f"{place.parent} is no folder either"
+        raise with_hint(WorldError(f"{name}: no such folder"), near[0] if near else where)
+    near.append(f"no folder of that name in {os.getcwd()}; a model of the hub is called OWNER/NAME")
+    if (why := _not_on_hub(name)) is not None:
+        raise with_hint(WorldError(f"{name}: no such folder, and {why}"), near[0])
+
+
+def _not_on_hub(name: str) -> str | None:
+    """Why a model cannot be had from the hub; None where it can."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return None
+        if constants.HF_HUB_OFFLINE:
+            return "HF_HUB_OFFLINE keeps the hub from being asked"
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except GatedRepoError:
+        # It is there; what is asked of the user is told where it is fetched.
+        return None
+    except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError):
+        return "no such model on the hub"
+    except Exception as error:
+        # Of whatever library the hub's client speaks HTTP with.
+        return f"the hub cannot be asked ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+    return None
 
 
 def _source(base: str) -> Source | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tito.train.base import Base
-from tito.train.check_model import evaluating
+from tito.train.check_model import IN_PIECES, evaluating
 from tito.train.config import TrainConfig
 from tito.train.export import to_live
 from tito.train.findings import Finding
@@ -110,8 +110,10 @@ def check_export_keys(keys: list[str], told: Mapping[str, Any], base: Base, conf
 
 def check_heldout(before: float | None, after: float | None) -> Finding:
     """Held-out loss is lower than the base's."""
-    if before is None or after is None:
+    if after is None:
         return Finding("heldout", None, "no held-out rows (val)")
+    if before is None:
+        return Finding("heldout", None, f"held-out loss {after:.4f}; the base's is not known ({IN_PIECES})")
     text = f"held-out loss {after:.4f}, of the base {before:.4f}"
     hint = "the run learnt nothing that holds on other rows: fewer epochs, a lower lr, or more rows"
     return Finding("heldout", after < before, text, hint, {"before": before, "after": after})
@@ -131,4 +133,4 @@ def check_probe(probe: Probe | None, before: Mapping[str, float] | None, after: 
     text += f"; ids differ from the base's on {differ} of {n} prompts; {probe.text()}"
     sound = differ > 0 and (before is None or after["score"] >= before["score"])
     hint = "more steps or a higher lr; look at what it says with `tito serve` and `tito probe --raw`"
-    return Finding("probe", sound, text, hint, {"before": before, "after": after})
+    return Finding("probe", sound, text, hint, {"before": before, "after": after, "shares": probe.shares()})

@@ -18,9 +18,24 @@ from tito.train.config import TrainConfig
 from tito.train.dataset import TitoSFTDataset
 from tito.train.findings import Finding
 from tito.train.loss import loss_by_hand
+from tito.train.probe import Probe
+from tito.train.replies import ReplyProbe
 from tito.train.table import Table
 
-__all__ = ["Canary", "base_model_of", "check_base_loss", "check_canary", "check_isolation", "check_targets"]
+__all__ = [
+    "IN_PIECES",
+    "Canary",
+    "base_model_of",
+    "check_base_loss",
+    "check_base_probe",
+    "check_canary",
+    "check_isolation",
+    "check_targets",
+    "in_pieces",
+]
+
+IN_PIECES = "under FSDP the base lies in pieces until training begins"
+"""Why checks of the untrained model are not run."""
 
 
 def base_model_of(model: Any) -> Any:
@@ -125,12 +140,12 @@ class Canary:
         said = self._again.plain(row)
         ids = [*said["input_ids"], *(said.get("output_ids") or [])]
         weights = [0.0] * len(ids)
-        if said.get("labels") is not None and said.get("output_ids") is None:
-            weights = [float(label != -100) for label in said["labels"]]
-        elif (spans := said.get("loss_spans")) is not None:
+        if (spans := said.get("loss_spans")) is not None:
             for span in spans:
                 for position in range(span["start"], span["end"]):
                     weights[position] = span["weight"]
+        elif "loss_spans" not in said and (labels := said.get("labels")) is not None:
+            weights = [float(label != -100) for label in labels]
         elif "loss_spans" not in said and (mask := said.get("loss_mask")) is not None:
             weights[len(ids) - len(mask) :] = mask
         else:
@@ -234,3 +249,28 @@ def check_base_loss(trainer: Any, data: TitoSFTDataset, base: Base, floor: float
     sound = math.isfinite(loss) and loss <= guess + 1
     hint = f"guessing gives {guess:.2f}: the weights are broken, or the ids are not this model's"
     return Finding("base_loss", sound, text, hint, {"loss": loss, "floor": floor})
+
+
+def check_base_probe(probe: Probe, shown: Mapping[str, float]) -> Finding:
+    """What the untrained model does already. It fails nothing; it says what the score is made of."""
+    text = f"score {shown.get('score', math.nan):.4g} before the first step"
+    if not isinstance(probe, ReplyProbe):
+        return Finding("base_probe", True, text, numbers={"before": shown})
+    text += f"; {probe.text()}"
+    if gone := [name for name in probe.asserted if name not in probe.counted]:
+        text += f"; not counted, because the base does it already: {', '.join(gone)}"
+    numbers = {"before": shown, "counted": list(probe.counted), "met": list(probe.met), "shares": probe.shares()}
+    return Finding("base_probe", True, text, numbers=numbers)
+
+
+def in_pieces(data: TitoSFTDataset, *, probed: bool) -> list[Finding]:
+    """The checks of the untrained model that FSDP leaves no room for."""
+    packed = f"{IN_PIECES}; try pack on one rank first" if data.packed else "nothing is packed"
+    found = [
+        Finding("isolation", None, packed),
+        Finding("canary", None, f"{IN_PIECES}; ids and labels are compared at the first step, no loss is made by hand"),
+        Finding("base_loss", None, IN_PIECES),
+    ]
+    if probed:
+        found.append(Finding("base_probe", None, f"{IN_PIECES}; what the base does already counts in the score"))
+    return found

@@ -49,9 +49,13 @@ _SAME = (
 
 
 def refuse_leftovers(config: TrainConfig) -> None:
-    """`UsageError` where the output holds another run and none is resumed."""
-    found = _checkpoints(config)
-    if config.resume is None and found:
+    """`UsageError` where the output holds another run than the one that is resumed."""
+    own = Path(config.output) / "checkpoints"
+    found = _checkpoints(own)
+    goes_on = config.resume == "last" or (
+        config.resume is not None and Path(config.resume).resolve().parent == own.resolve()
+    )
+    if not goes_on and found:
         raise with_hint(
             UsageError(f"{config.output}: holds checkpoints of another run ({found[-1].name})"),
             "go on with resume=last, or name another output",
@@ -63,8 +67,8 @@ def find_checkpoint(config: TrainConfig) -> Path | None:
     is not whole."""
     if config.resume is None:
         return None
-    found = _checkpoints(config)
     if config.resume == "last":
+        found = _checkpoints(Path(config.output) / "checkpoints")
         if not found:
             raise with_hint(WorldError(f"{config.output}: no checkpoint to go on from"), "leave resume out")
         checkpoint = found[-1]
@@ -72,6 +76,7 @@ def find_checkpoint(config: TrainConfig) -> Path | None:
         checkpoint = Path(config.resume)
         if not checkpoint.is_dir():
             raise with_hint(WorldError(f"{checkpoint}: no such folder"), "name a checkpoint, or resume=last")
+        found = _checkpoints(checkpoint.parent)
     if wrong := _dead(checkpoint):
         before = [other for other in found if _number(other) < _number(checkpoint) and not _dead(other)]
         hint = f"resume={before[-1]} is whole" if before else "no other checkpoint is whole; start again"
@@ -79,14 +84,16 @@ def find_checkpoint(config: TrainConfig) -> Path | None:
     return checkpoint
 
 
-def refuse_other_run(config: TrainConfig, facts: Mapping[str, Any]) -> None:
-    """`UsageError` where the record of the run to go on with says other settings, rows or ranks."""
-    path = Path(config.output) / "tito_train.json"
+def refuse_other_run(config: TrainConfig, checkpoint: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of the run that the checkpoint is of: it stands beside the folder of checkpoints, wherever the output
+    is now. `UsageError` where it says other settings, rows or ranks."""
+    path = checkpoint.resolve().parent.parent / "tito_train.json"
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise with_hint(
-            DataError(f"{path}: {error}"), "without the record nobody can tell that it is the same run; start again"
+            DataError(f"{path}: {error}"),
+            "without its record nobody can tell that it is the same run; leave checkpoints in their run's folder",
         ) from None
     now = json.loads(json.dumps({**facts, "config": config.to_dict()}, default=str))
     differ = [(name, before["config"].get(name), now["config"][name]) for name in _SAME]
@@ -97,6 +104,7 @@ def refuse_other_run(config: TrainConfig, facts: Mapping[str, Any]) -> None:
                 UsageError(f"resume: {name} was {_shown(then)}, now {_shown(this)}"),
                 "a run goes on with what it began with, else rows are trained twice or not at all",
             )
+    return before
 
 
 def _shown(value: Any) -> str:
@@ -108,9 +116,8 @@ def _number(checkpoint: Path) -> int:
     return int(tail) if tail.isdigit() else -1
 
 
-def _checkpoints(config: TrainConfig) -> list[Path]:
-    found = (Path(config.output) / "checkpoints").glob("checkpoint-*")
-    return sorted((path for path in found if _number(path) >= 0), key=_number)
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("checkpoint-*") if _number(path) >= 0), key=_number)
 
 
 def _dead(checkpoint: Path) -> str | None:

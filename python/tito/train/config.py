@@ -135,7 +135,8 @@ class TrainConfig:
     """Checkpoints that stay; the best is among them."""
     metric: str = "auto"
     """What the best checkpoint is chosen by: `probe` (its score), a number of the probe by its name (`call-tag`),
-    `heldout` (loss on `val`) or `last`. `auto`: the probe where there is one, else the last; never a loss alone. Of
+    `heldout` (loss on `val`) or `last`. `auto`: the probe where there is one, else the last; never a loss alone. What
+    the base does already chooses nothing: in place of such a number the probe's score does, in its place the last. Of
     checkpoints that are equal the one with the lower held-out loss is the best, else the later."""
     patience: int | None = None
     """Evaluations without a better `metric` after which the run stops."""
@@ -151,9 +152,10 @@ class TrainConfig:
     probe_tokens: int = 128
     """Most ids of a reply."""
     probe_assert: tuple[str, ...] = ()
-    """What must hold of replies, by the names of `tito probe --assert`; unless told, what holds of all recorded."""
+    """What must hold of replies, by the names of `tito probe --assert`; unless told, what holds of all recorded and not
+    of all the base's."""
     resume: str | None = None
-    """A checkpoint folder, or `last`."""
+    """A checkpoint folder, of this output or of another, or `last`."""
     report: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where the numbers go besides the record."""
     log_every: int = 1
@@ -166,6 +168,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, hint in _hints().items():
             object.__setattr__(self, name, _typed(name, getattr(self, name), hint))
+        # A shell does not open `~` behind key=.
+        for name in ("base", "data", "val", "output", "resume", "probe_prompts"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, os.path.expanduser(value))
         self._refuse_impossible()
 
     def _refuse_impossible(self) -> None:

@@ -1,7 +1,8 @@
 """The probe that comes with training: what the model says, greedily, to recorded prompts, judged as `tito probe` does.
 
 Adapter and base are asked the same, and must not answer alike. The score is the mean share of replies for which the
-asserted things hold: those that were named, or those that hold for every recorded reply to the same prompts.
+asserted things hold: those that were named, or those that hold for every recorded reply to the same prompts. What holds
+for every reply of the base already shows no learning and does not count, unless it was named or nothing else is left.
 """
 
 from __future__ import annotations
@@ -45,23 +46,31 @@ class ReplyProbe:
         built_in = {name: assertion for name, assertion in ASSERTIONS.items() if name not in OF_SERVERS}
         self._assertions: dict[str, Assertion] = {**built_in, **asked}
         self.asserted = tuple(asked) or self._hold_for_recorded()
+        self.counted = self.asserted
+        """Those of them that the score is made of."""
+        self.met: tuple[str, ...] = ()
+        """All assertions that hold for every reply of the base; known from step 0 on."""
         self.last: dict[str, Share] = {}
         """What was seen last, by assertion."""
+        self._named = bool(asked)
         self._base: list[list[int]] | None = None
 
     def __call__(self, model: Any, *, step: int) -> Mapping[str, float]:
         """Step 0 is the untrained model: its replies are the base's from then on."""
         replies = self._ask(model)
+        self.last = self._judge(replies)
         if step == 0:
             self._base = replies
+            self.met = tuple(name for name, share in self.last.items() if share.held == share.n)
+            left = tuple(name for name in self.asserted if name not in self.met)
+            self.counted = left if left and not self._named else self.asserted
         elif self._base is None and hasattr(model, "disable_adapter"):
             with model.disable_adapter():
                 self._base = self._ask(model)
-        self.last = self._judge(replies)
         differ = 1.0
         if self._base is not None:
             differ = sum(a != b for a, b in zip(replies, self._base, strict=True)) / len(replies)
-        score = sum(self.last[name].share for name in self.asserted) / len(self.asserted)
+        score = sum(self.last[name].share for name in self.counted) / len(self.counted)
         effective = step == 0 or differ > 0
         shares = {name: share.share for name, share in self.last.items()}
         return {"score": score if effective else 0.0, "ids_differ": differ, **shares}
@@ -76,6 +85,13 @@ class ReplyProbe:
             share = self.last[name]
             told.append(f"{name} {share}" + (f" ({share.why[0]})" if share.why else ""))
         return ", ".join(told)
+
+    def shares(self) -> dict[str, dict[str, Any]]:
+        """The same of every assertion, for the record: how many replies of how many, and the interval."""
+        return {
+            name: {"held": share.held, "n": share.n, "interval": list(share.interval)}
+            for name, share in self.last.items()
+        }
 
     def _hold_for_recorded(self) -> tuple[str, ...]:
         recorded = self._judge([list(prompt.output_ids)[: self._most] for prompt in self.prompts])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import TrainerCallback
 
 from tito.train.config import TrainConfig
+from tito.train.probe import Probe
 from tito.train.record import Record
+from tito.train.replies import ReplyProbe
 
 __all__ = ["Rhythm"]
 
@@ -16,8 +18,16 @@ __all__ = ["Rhythm"]
 class Rhythm(TrainerCallback):  # type: ignore[misc]
     """Sets what the trainer does after each step, and keeps the record."""
 
-    def __init__(self, config: TrainConfig, record: Record, say: Callable[[str], None], floor: float | None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        record: Record,
+        say: Callable[[str], None],
+        floor: float | None,
+        asked: Probe | None = None,
+    ) -> None:
         self._config, self._record, self._say, self._floor = config, record, say, floor
+        self._asked = asked
         self._looked = self._saved = -1
         self._heldout: float | None = None
         self._probe: float | None = None
@@ -29,12 +39,15 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
         """Whether the probe runs at this step; without `probe_every`, whenever there is an evaluation."""
         return self._config.probe_every is None or step % self._config.probe_every == 0
 
+    def choose_by(self, config: TrainConfig) -> None:
+        """Another metric and patience, before the first step."""
+        self._config = config
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A run that is resumed goes on being patient where it was."""
-        key, best = self._config.metric_key, state.best_metric
-        if best is not None:
-            since = [e for e in state.log_history if key in e and e["step"] > (state.best_global_step or 0)]
-            self._best, self._worse = best, len(since)
+        """A run that is resumed goes on being patient where it was. What it was is not `best_global_step`, which moves
+        on to each checkpoint that is as good."""
+        for entry in state.log_history:
+            self._look(entry)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After the optimiser's step."""
@@ -67,29 +80,34 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Patience runs out after so many evaluations without a better one."""
         metrics = metrics or {}
+        if state.is_world_process_zero:
+            shares = self._asked.last if isinstance(self._asked, ReplyProbe) else {}
+            told = []
+            for key, value in metrics.items():
+                name = key.removeprefix("eval_").removeprefix("probe_")
+                told.append(f"{'held-out' if name == 'loss' else name} {shares.get(name, f'{value:.4g}')}")
+            self._say(f"look {state.global_step}/{state.max_steps}  {', '.join(told)}")
+        if self._look(metrics) and self._config.patience is not None and self._worse >= self._config.patience:
+            self.stopped = f"no better {self._config.chosen_by} in {self._worse} evaluations"
+            control.should_training_stop = True
+
+    def _look(self, metrics: Mapping[str, float]) -> bool:
+        """Takes in the numbers of an evaluation; whether they say how good the model is."""
         self._heldout = metrics.get("eval_loss", self._heldout)
         self._probe = metrics.get("eval_probe_score", self._probe)
-        if state.is_world_process_zero:
-            names = ((name.removeprefix("eval_").removeprefix("probe_"), value) for name, value in metrics.items())
-            told = ", ".join(f"{'held-out' if name == 'loss' else name} {value:.4g}" for name, value in names)
-            self._say(f"look {state.global_step}/{state.max_steps}  {told}")
         value = metrics.get(self._config.metric_key or "")
         if value is None:
-            return
+            return False
         lower = self._config.metric_key == "eval_loss"
         better = self._best is None or (value < self._best if lower else value > self._best)
         self._best, self._worse = (value, 0) if better else (self._best, self._worse + 1)
-        if self._config.patience is not None and self._worse >= self._config.patience:
-            self.stopped = f"no better {self._config.chosen_by} in {self._worse} evaluations"
-            control.should_training_stop = True
+        return True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """The loss, never without what it is to be compared with."""
         logs = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
         self._record.facts["metrics"].append({"step": state.global_step, **logs})
         self._record.facts["steps_done"] = state.global_step
-        self._heldout = logs.get("eval_loss", self._heldout)
-        self._probe = logs.get("eval_probe_score", self._probe)
         if "loss" not in logs or not state.is_world_process_zero:
             return
         beside = ["teacher " + ("not known" if self._floor is None else f"{self._floor:.4f}")]

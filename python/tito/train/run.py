@@ -6,6 +6,7 @@ are loaded, weights before the first step. What is written gets its name when it
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -139,10 +140,13 @@ class Run:
             "steps_planned": plan.optimiser_steps,
             "resumed_from": None if checkpoint is None else str(checkpoint),
         }
-        if checkpoint is not None:
-            refuse_other_run(config, facts)
+        before = None if checkpoint is None else refuse_other_run(config, checkpoint, facts)
         self.output.mkdir(parents=True, exist_ok=True)
         record = Record(self.output, facts, writes=self.first)
+        if before is not None and checkpoint is not None:
+            # What the run measured up to where it goes on; what came behind is measured again.
+            done = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+            record.facts["metrics"] = [told for told in before.get("metrics", ()) if told["step"] <= done]
         try:
             from tito.train.work import Work
 
@@ -210,8 +214,6 @@ def _best(config: TrainConfig, probe: Probe | None) -> str:
 
 
 def _stops(data: TitoSFTDataset, base: Base) -> frozenset[int]:
-    import json
-
     profile = json.loads(data.table.metadata.get("tito.profile_json", "{}"))
     return frozenset(profile.get("stop_ids", ())) or frozenset(base.stop_ids)
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from tito.errors import DataError, with_hint
 from tito.files import staged
 from tito.train.base import Base, Targets
 from tito.train.check_after import check_adapter, check_export_keys, check_heldout, check_probe, check_reload
-from tito.train.check_model import Canary, check_base_loss, check_canary, check_isolation, check_targets
+from tito.train.check_model import (
+    Canary,
+    check_base_loss,
+    check_base_probe,
+    check_canary,
+    check_isolation,
+    check_targets,
+    in_pieces,
+)
 from tito.train.config import TrainConfig
 from tito.train.dataset import TitoSFTDataset
 from tito.train.export import save_adapter, to_served
@@ -27,6 +36,7 @@ from tito.train.loss import plain_head
 from tito.train.plan import Plan
 from tito.train.probe import Probe
 from tito.train.record import Record
+from tito.train.replies import ReplyProbe
 from tito.train.rhythm import Rhythm
 from tito.train.trainer import TitoSFTTrainer
 
@@ -153,18 +163,21 @@ class Work:
         self._run, self._base, self._targets, self._record = run, base, targets, record
         self._data, self._held_out, self._plan, self._probe = data, held_out, plan, probe
         self._config: TrainConfig = run.config
+        self._why = ""
+        """Why the best checkpoint is chosen by something else than was asked."""
 
     def go(self, checkpoint: Path | None) -> None:
         """Everything."""
         config, run = self._config, self._run
         dtype = base_dtype(config)
-        rhythm = Rhythm(config, self._record, run.say, self._plan.floor)
+        rhythm = Rhythm(config, self._record, run.say, self._plan.floor, self._probe)
         trainer = self._trainer(dtype, rhythm)
         run._need(check_targets(trainer.model, config, self._targets, dtype))
         canary = Canary(trainer.model, self._data)
         before, shown = None, None
-        if not config.fsdp:
-            # Under FSDP the weights lie in pieces until the trainer has gathered them.
+        if config.fsdp:
+            run._need(*in_pieces(self._data, probed=self._probe is not None))
+        else:
             # Before a batch is tried: some models raise at packs, and this says why.
             run._need(check_isolation(trainer, self._data, self._base))
             run._need(check_canary(trainer, canary, bf16=config.bf16 or dtype == torch.bfloat16))
@@ -173,6 +186,8 @@ class Work:
                 before = trainer.held_out_loss()
             if self._probe is not None:
                 shown = trainer.probe(0)
+                run._need(check_base_probe(self._probe, shown))
+                self._fall_back(trainer, rhythm)
         self._record.add(checks=run.found.to_list())
         self._fit(trainer, canary, checkpoint)
         self._record.add(steps_done=trainer.state.global_step, stopped=rhythm.stopped)
@@ -241,6 +256,28 @@ class Work:
         trainer.remove_callback(PrinterCallback)
         return trainer
 
+    def _fall_back(self, trainer: TitoSFTTrainer, rhythm: Rhythm) -> None:
+        """What the base does already chooses no checkpoint: the score does in place of a number of the probe, and in
+        place of the score the last step, because no loss is taken unasked."""
+        config, probe = self._config, self._probe
+        if not isinstance(probe, ReplyProbe):
+            return
+        by, said = config.chosen_by, []
+        if by in probe.met:
+            said, by = [f"the base does {by} already"], "probe"
+        if by == "probe" and not set(probe.asserted) - set(probe.met):
+            said, by = [f"the base does already all that is asserted ({', '.join(probe.asserted)})"], "last"
+        if not said:
+            return
+        if by == "last" and config.patience is not None:
+            said.append("patience has nothing to judge by")
+        self._why = "; ".join(said)
+        self._config = replace(config, metric=by, patience=None if by == "last" else config.patience)
+        rhythm.choose_by(self._config)
+        trainer.args.metric_for_best_model = self._config.metric_key
+        instead = "the last step is kept" if by == "last" else f"the best checkpoint is the {by}'s"
+        self._run.say(f"warning: {self._why}: {instead}; probe_assert and probe_prompts ask for more")
+
     def _fit(self, trainer: TitoSFTTrainer, canary: Canary, checkpoint: Path | None) -> None:
         """The training itself; the first step's batches are compared at the model's forward once more, now as the
         launcher wrapped it."""
@@ -262,10 +299,8 @@ class Work:
         by, state = self._config.chosen_by, trainer.state
         step = state.best_global_step
         if by == "last" or not step:
-            return {
-                "by": "last step" if by == "last" else f"last step: no {by} was measured",
-                "step": state.global_step,
-            }
+            why = self._why or ("" if by == "last" else f"no {by} was measured")
+            return {"by": f"last step: {why}" if why else "last step", "step": state.global_step}
         name = f"checkpoint-{step}"
         places = [os.path.join(trainer.args.output_dir, name), state.best_model_checkpoint or ""]
         best = next((place for place in places if Path(place).name == name and os.path.isdir(place)), None)
@@ -304,7 +339,10 @@ class Work:
         if self._targets is not None and folder is not None:
             tensors = adapter_tensors(trainer.accelerator.unwrap_model(trainer.model))
             found.append(check_adapter(tensors, self._plan.scaling or 1.0))
-            if not self._config.fsdp:
+            if self._config.fsdp:
+                why = "under FSDP the live model lies in pieces; `tito adapter inspect` and a probe of the server tell"
+                found.append(Finding("reload", None, why))
+            else:
                 found.append(check_reload(trainer, folder, self._base))
             told = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
             keys = [to_served(key, self._base) for key in tensors]

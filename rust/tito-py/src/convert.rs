@@ -144,6 +144,12 @@ pub fn capture_format(py: Python<'_>, path: &str) -> PyResult<Option<&'static st
     py.detach(|| capture::format_of(path)).map_err(|e| raise(py, &e))
 }
 
+/// The hash of a file's bytes, as manifests tell it.
+#[pyfunction]
+pub fn content_hash(py: Python<'_>, path: &str) -> PyResult<String> {
+    py.detach(|| capture::content_hash(path)).map_err(|e| raise(py, &e))
+}
+
 /// All options of `convert` with their defaults, as JSON.
 #[pyfunction]
 pub fn defaults_json(py: Python<'_>) -> PyResult<String> {

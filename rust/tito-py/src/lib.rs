@@ -20,8 +20,8 @@ mod tokens;
 mod _core {
     #[pymodule_export]
     use crate::convert::{
-        Progress, built_in_profile, built_in_profiles, call_ids, capture_format, convert, defaults_json, expand_turns,
-        formats_json,
+        Progress, built_in_profile, built_in_profiles, call_ids, capture_format, content_hash, convert, defaults_json,
+        expand_turns, formats_json,
     };
     #[pymodule_export]
     use crate::exchange::Exchanges;

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,9 @@ class Engine:
         kind: Any = getattr(transformers, base.architecture, None) or transformers.AutoModelForCausalLM
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model: Any = kind.from_pretrained(base.folder, dtype=getattr(torch, dtype)).to(device).eval()
+        # The scores of a prompt's other ids are asked by nobody: of 8,192 over 151,936 ids they take 5 GB.
+        asked = "logits_to_keep" in signature(self._model.forward).parameters
+        self._last: dict[str, int] = {"logits_to_keep": 1} if asked else {}
         self._torch = torch
         self._device = device
         self._base = base
@@ -138,7 +142,7 @@ class Engine:
         given = torch.tensor([list(prompt)], device=self._device)
         past = None
         while len(ids) < sampling.max_tokens:
-            out = model(input_ids=given, past_key_values=past, use_cache=True)
+            out = model(input_ids=given, past_key_values=past, use_cache=True, **self._last)
             past = out.past_key_values
             scores = out.logits[0, -1].float()
             chosen = self._choose(scores, sampling, chance)

@@ -29,7 +29,7 @@ pub use names::by_name;
 pub use outcome::{Outcome, ReplyFate};
 pub use served::Served;
 pub use sniff::{FORMATS, Format};
-pub use sources::{InputFile, Sources, Unit, format_of};
+pub use sources::{InputFile, Sources, Unit, content_hash, format_of};
 pub use split::split;
 pub use unread::Unread;
 

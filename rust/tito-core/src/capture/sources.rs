@@ -470,8 +470,17 @@ fn look_into(
     forced: Option<&'static Format>,
 ) -> io::Result<std::result::Result<(&'static Format, Shape), NoFormat>> {
     let inner: Box<dyn Read + Send> = Box::new(File::open(path)?);
-    let raw = Hashing { inner, hash: xxhash3_128::Hasher::new(), bytes: 0, progress: Arc::default() };
-    look(&mut Buffer::default(), Opened::open(raw)?.reader(), forced)
+    look(&mut Buffer::default(), Opened::open(Raw::new(inner, Arc::default()))?.reader(), forced)
+}
+
+/// The hash of a file's bytes as manifests tell it: `xxh3-128:` and 32 hex digits.
+///
+/// # Errors
+/// `Io`.
+pub fn content_hash(path: &str) -> Result<String> {
+    let hash = |file: File| Raw::new(Box::new(file), Arc::default()).finish();
+    let (_, hash) = File::open(path).and_then(hash).map_err(Error::io("read", path))?;
+    Ok(hash)
 }
 
 /// The format of a file's captures, those that are known and not read included; none where it holds none.
