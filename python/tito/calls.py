@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from enum import IntFlag
 from functools import cache
 from math import isfinite
-from operator import index
+from operator import attrgetter, index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -105,6 +105,11 @@ class Call:
         """Everything but the arrays, as the core reads it: numbers of numpy as Python's, a number that is not finite
         and a boolean reward as None. `UsageError` names what is of another type, or does not fit it."""
         return {name: read(name, getattr(self, name)) for name, read in _FACTS.items()}
+
+    def stated(self) -> dict[str, Any]:
+        """`facts` without those that stand at their defaults, which the core knows."""
+        values = zip(_FACTS.items(), _FACTS_OF(self), _UNSTATED, strict=True)
+        return {name: read(name, value) for (name, read), value, known in values if value is not known}
 
 
 def _is_bool(value: object) -> bool:
@@ -209,6 +214,8 @@ _FACTS: dict[str, Callable[[str, Any], Any]] = {
     "stop_token_ids": _wholes,
     "annotations": _notes,
 }
+_FACTS_OF = attrgetter(*_FACTS)
+_UNSTATED = _FACTS_OF(Call(prompt_ids=(), output_ids=()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

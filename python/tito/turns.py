@@ -102,8 +102,9 @@ def _rows(
     rows = []
     for (input_ids, output_ids, logprobs), meta in zip(made, json.loads(metas), strict=True):
         columns = {**meta, "input_ids": input_ids, "output_ids": output_ids, "output_logprobs": logprobs}
-        spans = meta["loss_spans"]
-        triples = _weighted(spans, len(input_ids), len(input_ids) + len(output_ids), meta["weight"])
+        if policies.columns:
+            length = len(input_ids) + len(output_ids)
+            triples = _weighted(meta["loss_spans"], len(input_ids), length, meta["weight"])
         if "loss_mask" in policies.columns:
             columns["loss_mask"] = _core.loss_mask(input_ids, output_ids, triples)
         if "labels" in policies.columns:
@@ -128,10 +129,10 @@ def _listed(calls: Iterable[Call]) -> list[Call]:
 
 
 def _logprobs(at: int, call: Call) -> npt.NDArray[np.float32] | None:
-    import numpy as np
-
     if call.logprobs is None:
         return None
+    import numpy as np
+
     try:
         given = np.asarray(call.logprobs, np.float64)
         what = f"{given.ndim} dimensions, not 1" if given.ndim != 1 else "values are masked"
@@ -152,7 +153,7 @@ def _logprobs(at: int, call: Call) -> npt.NDArray[np.float32] | None:
 
 def _facts(at: int, call: Call) -> dict[str, Any]:
     try:
-        return call.facts()
+        return call.stated()
     except UsageError as error:
         raise with_hint(UsageError(f"call {at}: {error}"), error.hint) from None
 

@@ -3,7 +3,7 @@
 
 use crate::arrays::Ids;
 use crate::errors::{raise, usage};
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use numpy::{Element, IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tito_core::capture::{self, FORMATS, Parsed, Sources, Unit};
 use tito_core::convert::{self as core, CallFacts, Options, Plan};
 use tito_core::ids::Profile;
-use tito_core::rows::{Batch, jsonl};
+use tito_core::rows::{Batch, Ragged, jsonl};
 
 /// How far a run is.
 #[pyclass(frozen, module = "tito._core")]
@@ -81,7 +81,7 @@ pub fn expand_turns<'py>(
         return Err(usage(py, message, "give one of each a call"));
     }
     let take = |all: &[Bound<'py, PyAny>], name: &str| {
-        all.iter().map(|ids| Ids::take_checked(ids, name)).collect::<PyResult<Vec<_>>>()
+        all.iter().map(|ids| Ids::take(ids, name)).collect::<PyResult<Vec<_>>>()
     };
     let (prompts, outputs) = (take(&prompts, "prompt_ids")?, take(&outputs, "output_ids")?);
     let mut calls = Vec::with_capacity(prompts.len());
@@ -101,21 +101,31 @@ pub fn expand_turns<'py>(
     });
     let (batches, metas, counts) = made.map_err(|e| raise(py, &e))?;
     let rows = PyList::empty(py);
-    for batch in &batches {
-        add_rows(py, &rows, batch)?;
+    for mut batch in batches {
+        add_rows(py, &rows, &mut batch)?;
     }
     Ok((rows, metas, counts))
 }
 
-fn add_rows(py: Python<'_>, rows: &Bound<'_, PyList>, batch: &Batch) -> PyResult<()> {
+fn add_rows(py: Python<'_>, rows: &Bound<'_, PyList>, batch: &mut Batch) -> PyResult<()> {
     for row in 0..batch.meta.len() {
-        let prompt = &batch.input_ids.values[batch.input_ids.ranges[row].clone()];
-        let output = &batch.output_ids.values[batch.output_ids.ranges[row].clone()];
-        let logprobs = batch.output_logprobs.as_ref().filter(|(_, present)| present[row]);
-        let logprobs = logprobs.map(|(all, _)| PyArray1::from_slice(py, &all.values[all.ranges[row].clone()]));
-        rows.append((PyArray1::from_slice(py, prompt), PyArray1::from_slice(py, output), logprobs))?;
+        let prompt = array_of(py, &mut batch.input_ids, row);
+        let output = array_of(py, &mut batch.output_ids, row);
+        let logprobs = batch.output_logprobs.as_mut().filter(|(_, present)| present[row]);
+        let logprobs = logprobs.map(|(all, _)| array_of(py, all, row));
+        rows.append((prompt, output, logprobs))?;
     }
     Ok(())
+}
+
+/// A list that is all there is becomes the array; of several each is copied.
+fn array_of<'py, T: Element + Copy>(py: Python<'py>, lists: &mut Ragged<T>, row: usize) -> Bound<'py, PyArray1<T>> {
+    let range = lists.ranges[row].clone();
+    if lists.ranges.len() == 1 && range == (0..lists.values.len()) {
+        lists.values.shrink_to_fit();
+        return std::mem::take(&mut lists.values).into_pyarray(py);
+    }
+    PyArray1::from_slice(py, &lists.values[range])
 }
 
 /// JSON of a built-in profile.

@@ -106,6 +106,7 @@ pub fn batches(
                     (prompts, metas, shapes) = (Ragged::default(), Vec::new(), Vec::new());
                 }
                 let start = prompts.values.len();
+                prompts.values.reserve(length);
                 row.prompt.ids(arena.view()).iter().for_each(|ids| prompts.values.extend_from_slice(ids));
                 prompts.ranges.push(start..prompts.values.len());
                 shapes.push(length);

@@ -48,14 +48,28 @@ fn add<T: Copy>(arena: &mut Vec<T>, values: &[T]) -> Range<usize> {
     arena.len() - values.len()..arena.len()
 }
 
-/// A prompt that goes on from the one before shares its memory.
-fn add_prompt(arena: &mut Vec<Id>, before: Option<Range<usize>>, prompt: &[Id]) -> Range<usize> {
+/// A prompt that goes on from the one before shares its memory. Gives where it lies, and how many of its ids are that
+/// one's.
+fn add_prompt(arena: &mut Vec<Id>, before: Option<Range<usize>>, prompt: &[Id]) -> (Range<usize>, usize) {
     match before.filter(|before| before.end == arena.len() && prompt.starts_with(&arena[before.clone()])) {
         Some(before) => {
             arena.extend_from_slice(&prompt[before.len()..]);
-            before.start..arena.len()
+            (before.start..arena.len(), before.len())
         }
-        None => add(arena, prompt),
+        None => (add(arena, prompt), 0),
+    }
+}
+
+/// The largest of some ids, -1 of none.
+fn largest(ids: &[Id], name: &str) -> Result<Id> {
+    // One bit of the union tells of them all.
+    let (largest, bits) = ids.iter().fold((-1, 0), |(most, bits), id| ((*id).max(most), bits | id));
+    match ids.iter().find(|id| bits < 0 && **id < 0) {
+        None => Ok(largest),
+        Some(id) => Err(Error::usage(
+            format!("{name}: {id} is no id"),
+            "ids are one-dimensional arrays (or lists) of whole numbers from 0 to 2147483647",
+        )),
     }
 }
 
@@ -95,24 +109,19 @@ pub fn expand(plan: &mut Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> 
     one_rollout(&facts)?;
     let mut parsed = Parsed::default();
     let mut who = Who::default();
+    parsed.prompts.values.reserve(calls.iter().map(|(prompt, ..)| prompt.len()).max().unwrap_or(0));
+    // The largest id of the prompt before.
+    let mut max_before = -1;
     for (index, ((prompt, output, logprobs), facts)) in calls.iter().zip(facts).enumerate() {
-        // One bit of the union tells of them all.
-        let look =
-            |(most, bits): (Id, Id), ids: &[Id]| ids.iter().fold((most, bits), |(m, b), id| (m.max(*id), b | id));
-        let (largest, bits) = look(look((-1, 0), prompt), output);
-        if bits < 0 {
-            let id = prompt.iter().chain(*output).find(|id| **id < 0).unwrap_or(&-1);
-            return Err(Error::usage(
-                format!("call {index}: {id} is no id"),
-                "ids are whole numbers from 0 to 2147483647",
-            ));
-        }
         let before = parsed.calls.last().and_then(|call| call.prompt.clone());
+        let (range, known) = add_prompt(&mut parsed.prompts.values, before, prompt);
+        let in_prompt = largest(&prompt[known..], "prompt_ids")?.max(if known > 0 { max_before } else { -1 });
+        max_before = in_prompt;
         let mut call = Call {
-            prompt: Some(add_prompt(&mut parsed.prompts.values, before, prompt)),
+            prompt: Some(range),
             output: Some(add(&mut parsed.outputs.values, output)),
             logprobs: logprobs.map(|values| add(&mut parsed.logprobs, values)),
-            max_id: largest,
+            max_id: in_prompt.max(largest(output, "output_ids")?),
             finish: facts.finish.as_deref().map_or(Finish::Unknown, Finish::parse),
             stop_string: facts.stop_string,
             stop_ids: facts.stop_token_ids.into(),
