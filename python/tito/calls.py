@@ -13,8 +13,9 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from enum import IntFlag
 from functools import cache
+from itertools import compress
 from math import isfinite
-from operator import attrgetter, index
+from operator import attrgetter, index, is_not
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -108,8 +109,9 @@ class Call:
 
     def stated(self) -> dict[str, Any]:
         """`facts` without those that stand at their defaults, which the core knows."""
-        values = zip(_FACTS.items(), _FACTS_OF(self), _UNSTATED, strict=True)
-        return {name: read(name, value) for (name, read), value, known in values if value is not known}
+        values = _FACTS_OF(self)
+        told = compress(zip(_FACTS.items(), values, strict=True), map(is_not, values, _UNSTATED))
+        return {name: read(name, value) for (name, read), value in told}
 
 
 def _is_bool(value: object) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["expand_turns", "merge_calls"]
 
 _DEFAULTS = Policies()
+_MERGED = Policies(rows="merged")
 
 
 def expand_turns(
@@ -75,7 +76,7 @@ def merge_calls(
     >>> row.loss_spans, [call.turn for call in row.calls], len(row.input_ids), row.input_ids.dtype
     (((9, 11, 1.0), (21, 23, 1.0)), [0, 1], 23, dtype('int32'))
     """
-    policies = policies or _DEFAULTS
+    policies = policies or _MERGED
     merging = replace(policies, rows="merged") if policies.rows == "turn" else policies
     return _rows(calls, merging, profile, tokenizer)
 
