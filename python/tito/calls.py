@@ -121,8 +121,8 @@ def _is_bool(value: object) -> bool:
 
 
 def _whole(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
+    if value is None or type(value) is int:
+        return value
     if not _is_bool(value):
         with suppress(TypeError):
             return index(value)
@@ -278,7 +278,7 @@ class Row:
         """A row from its columns: arrays as they are, everything else as JSON and Arrow spell it (hashes as hex or
         bytes, spans and calls as lists of objects). `KeyError` names a column that is missing."""
         spans, calls = columns["loss_spans"], columns["calls"]
-        given: dict[str, Any] = {field.name: columns.get(field.name) for field in fields(cls)}
+        given: dict[str, Any] = {name: columns.get(name) for name in _names(cls)}
         for name in ("weight", "source", "capture_format", "capture_file", "capture_record"):
             given[name] = columns[name]
         given |= {
@@ -288,6 +288,11 @@ class Row:
             "flags": Flag(columns["flags"]),
         }
         return cls(**given)
+
+
+@cache
+def _names(of: type[Row | Policies]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(of))
 
 
 @cache
@@ -461,7 +466,7 @@ class Policies:
         >>> Policies(think="mask").to_dict()["think"]
         'mask'
         """
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: getattr(self, name) for name in _names(type(self))}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def to_json(self) -> str:

@@ -93,7 +93,7 @@ def _rows(
     if tokenizer is not None:
         options["tokenizer"] = utf8_path(tokenizer)
     calls = _listed(calls)
-    made, metas, _ = _core.expand_turns(
+    made, metas = _core.expand_turns(
         [call.prompt_ids for call in calls],
         [call.output_ids for call in calls],
         [_logprobs(at, call) for at, call in enumerate(calls)],

@@ -35,7 +35,7 @@ mod weave;
 
 pub use batch::{Arena, Ids, Target, batches};
 pub use build::{Plan, Planned, settle};
-pub use expand::{CallFacts, CallIds, expand};
+pub use expand::{CallFacts, Given, expand};
 pub use identity::Identities;
 pub use leaks::LeakScan;
 pub use options::{
