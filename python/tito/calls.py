@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import IntFlag
 from functools import cache
@@ -278,7 +278,7 @@ class Row:
         """A row from its columns: arrays as they are, everything else as JSON and Arrow spell it (hashes as hex or
         bytes, spans and calls as lists of objects). `KeyError` names a column that is missing."""
         spans, calls = columns["loss_spans"], columns["calls"]
-        given: dict[str, Any] = {name: columns.get(name) for name in _names(cls)}
+        given: dict[str, Any] = {name: columns.get(name) for name in cls.__dataclass_fields__}
         for name in ("weight", "source", "capture_format", "capture_file", "capture_record"):
             given[name] = columns[name]
         given |= {
@@ -288,11 +288,6 @@ class Row:
             "flags": Flag(columns["flags"]),
         }
         return cls(**given)
-
-
-@cache
-def _names(of: type[Row | Policies]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(of))
 
 
 @cache
@@ -466,7 +461,7 @@ class Policies:
         >>> Policies(think="mask").to_dict()["think"]
         'mask'
         """
-        values = {name: getattr(self, name) for name in _names(type(self))}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def to_json(self) -> str:
