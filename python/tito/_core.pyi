@@ -270,8 +270,8 @@ def expand_turns(
     logprobs: Sequence[npt.NDArray[np.float32] | None],
     calls_json: str,
     options_json: str,
-) -> tuple[list[tuple[_Ids, _Ids, npt.NDArray[np.float32] | None]], str, str]:
-    """Rows of one rollout: ids (and logprobs if that column is asked for), the other columns as a JSON list, counts.
+) -> tuple[list[tuple[_Ids, _Ids, npt.NDArray[np.float32] | None]], str]:
+    """Rows of one rollout: ids (and logprobs if that column is asked for), the other columns as a JSON list.
 
     ``calls_json`` is a list of objects with the keys rollout_id, task_id, pair_id, agent, status, attempt, reward,
     source, call_id, choice, kind, turn, started, finish, stop_string, stop_token_ids, parse_error; all may be missing,

@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import IntFlag
 from functools import cache
+from itertools import compress
 from math import isfinite
-from operator import index
+from operator import attrgetter, index, is_not
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -107,6 +108,12 @@ class Call:
         and a boolean reward as None. `UsageError` names what is of another type, or does not fit it."""
         return {name: read(name, getattr(self, name)) for name, read in _FACTS.items()}
 
+    def stated(self) -> dict[str, Any]:
+        """`facts` without those that stand at their defaults, which the core knows."""
+        values = _FACTS_OF(self)
+        told = compress(zip(_FACTS.items(), values, strict=True), map(is_not, values, _UNSTATED))
+        return {name: read(name, value) for (name, read), value in told}
+
 
 def _is_bool(value: object) -> bool:
     # numpy's own is called `bool_` before numpy 2.
@@ -115,8 +122,8 @@ def _is_bool(value: object) -> bool:
 
 
 def _whole(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
+    if value is None or type(value) is int:
+        return value
     if not _is_bool(value):
         with suppress(TypeError):
             return index(value)
@@ -210,6 +217,8 @@ _FACTS: dict[str, Callable[[str, Any], Any]] = {
     "stop_token_ids": _wholes,
     "annotations": _notes,
 }
+_FACTS_OF = attrgetter(*_FACTS)
+_UNSTATED = _FACTS_OF(Call(prompt_ids=(), output_ids=()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +279,7 @@ class Row:
         """A row from its columns: arrays as they are, everything else as JSON and Arrow spell it (hashes as hex or
         bytes, spans and calls as lists of objects). `KeyError` names a column that is missing."""
         spans, calls = columns["loss_spans"], columns["calls"]
-        given: dict[str, Any] = {field.name: columns.get(field.name) for field in fields(cls)}
+        given: dict[str, Any] = {name: columns.get(name) for name in cls.__dataclass_fields__}
         for name in ("weight", "source", "capture_format", "capture_file", "capture_record"):
             given[name] = columns[name]
         given |= {
@@ -466,7 +475,7 @@ class Policies:
         >>> Policies(think="mask").to_dict()["think"]
         'mask'
         """
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def to_json(self) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["expand_turns", "merge_calls"]
 
 _DEFAULTS = Policies()
+_MERGED = Policies(rows="merged")
 
 
 def expand_turns(
@@ -75,7 +76,7 @@ def merge_calls(
     >>> row.loss_spans, [call.turn for call in row.calls], len(row.input_ids), row.input_ids.dtype
     (((9, 11, 1.0), (21, 23, 1.0)), [0, 1], 23, dtype('int32'))
     """
-    policies = policies or _DEFAULTS
+    policies = policies or _MERGED
     merging = replace(policies, rows="merged") if policies.rows == "turn" else policies
     return _rows(calls, merging, profile, tokenizer)
 
@@ -92,7 +93,7 @@ def _rows(
     if tokenizer is not None:
         options["tokenizer"] = utf8_path(tokenizer)
     calls = _listed(calls)
-    made, metas, _ = _core.expand_turns(
+    made, metas = _core.expand_turns(
         [call.prompt_ids for call in calls],
         [call.output_ids for call in calls],
         [_logprobs(at, call) for at, call in enumerate(calls)],
@@ -102,8 +103,9 @@ def _rows(
     rows = []
     for (input_ids, output_ids, logprobs), meta in zip(made, json.loads(metas), strict=True):
         columns = {**meta, "input_ids": input_ids, "output_ids": output_ids, "output_logprobs": logprobs}
-        spans = meta["loss_spans"]
-        triples = _weighted(spans, len(input_ids), len(input_ids) + len(output_ids), meta["weight"])
+        if policies.columns:
+            length = len(input_ids) + len(output_ids)
+            triples = _weighted(meta["loss_spans"], len(input_ids), length, meta["weight"])
         if "loss_mask" in policies.columns:
             columns["loss_mask"] = _core.loss_mask(input_ids, output_ids, triples)
         if "labels" in policies.columns:
@@ -128,10 +130,10 @@ def _listed(calls: Iterable[Call]) -> list[Call]:
 
 
 def _logprobs(at: int, call: Call) -> npt.NDArray[np.float32] | None:
-    import numpy as np
-
     if call.logprobs is None:
         return None
+    import numpy as np
+
     try:
         given = np.asarray(call.logprobs, np.float64)
         what = f"{given.ndim} dimensions, not 1" if given.ndim != 1 else "values are masked"
@@ -152,7 +154,7 @@ def _logprobs(at: int, call: Call) -> npt.NDArray[np.float32] | None:
 
 def _facts(at: int, call: Call) -> dict[str, Any]:
     try:
-        return call.facts()
+        return call.stated()
     except UsageError as error:
         raise with_hint(UsageError(f"call {at}: {error}"), error.hint) from None
 

@@ -3,7 +3,7 @@
 
 use crate::arrays::Ids;
 use crate::errors::{raise, usage};
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use numpy::{Element, IntoPyArray, PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tito_core::capture::{self, FORMATS, Format, Parsed, Sources, Unit};
 use tito_core::convert::{self as core, CallFacts, Options, Plan};
 use tito_core::ids::Profile;
-use tito_core::rows::{Batch, jsonl};
+use tito_core::rows::{Batch, Ragged, jsonl};
 
 /// How far a run is.
 #[pyclass(frozen, module = "tito._core")]
@@ -62,8 +62,8 @@ pub fn convert(py: Python<'_>, options_json: &str, progress: &Bound<'_, Progress
     result.map(|report| report.to_string()).map_err(|e| raise(py, &e))
 }
 
-/// Rows as Python gets them: ids, then everything else as JSON, then the counts.
-type Expanded<'py> = (Bound<'py, PyList>, String, String);
+/// Rows as Python gets them: ids, then everything else as JSON.
+type Expanded<'py> = (Bound<'py, PyList>, String);
 
 /// Rows of one rollout. `tito.expand_turns` and `tito.merge_calls` wrap it.
 #[pyfunction]
@@ -72,7 +72,7 @@ pub fn expand_turns<'py>(
     py: Python<'py>,
     prompts: Vec<Bound<'py, PyAny>>,
     outputs: Vec<Bound<'py, PyAny>>,
-    logprobs: Vec<Option<PyReadonlyArray1<'py, f32>>>,
+    logprobs: Vec<Option<Bound<'py, PyArray1<f32>>>>,
     calls_json: &str,
     options_json: &str,
 ) -> PyResult<Expanded<'py>> {
@@ -80,42 +80,52 @@ pub fn expand_turns<'py>(
         let message = format!("{} prompts, {} outputs, {} logprobs", prompts.len(), outputs.len(), logprobs.len());
         return Err(usage(py, message, "give one of each a call"));
     }
-    let take = |all: &[Bound<'py, PyAny>], name: &str| {
-        all.iter().map(|ids| Ids::take_checked(ids, name)).collect::<PyResult<Vec<_>>>()
-    };
-    let (prompts, outputs) = (take(&prompts, "prompt_ids")?, take(&outputs, "output_ids")?);
-    let mut calls = Vec::with_capacity(prompts.len());
+    let length = |ids: &Bound<'py, PyAny>| ids.len().unwrap_or(0);
+    let longest = prompts.iter().zip(&outputs).map(|(prompt, output)| length(prompt) + length(output)).max();
+    let mut given = core::Given::new(longest.unwrap_or(0));
+    // numpy's borrows of arrays that are views of one are checked each against all that are held: one call at a time.
     for ((prompt, output), logprobs) in prompts.iter().zip(&outputs).zip(&logprobs) {
+        let (prompt, output) = (Ids::take(prompt, "prompt_ids")?, Ids::take(output, "output_ids")?);
+        let logprobs = logprobs.as_ref().map(PyArrayMethods::readonly);
         let logprobs = logprobs.as_ref().map(|values| values.as_slice()).transpose()?;
-        calls.push((prompt.slice()?, output.slice()?, logprobs));
+        given.push(prompt.slice()?, output.slice()?, logprobs).map_err(|e| raise(py, &e))?;
     }
     let made = py.detach(|| {
         let facts: Vec<CallFacts> = serde_json::from_str(calls_json)
             .map_err(|e| tito_core::Error::usage(format!("calls: {e}"), "see tito.Call for the names"))?;
         let mut plan = Plan::new(Options::from_json(options_json)?)?;
-        let (batches, counts) = core::expand(&mut plan, &calls, facts)?;
+        let (batches, _) = core::expand(&mut plan, given, facts)?;
         let metas =
             batches.iter().flat_map(|batch| &batch.meta).map(jsonl::meta).collect::<tito_core::Result<Vec<_>>>()?;
-        let counts = counts.to_json(&plan.options.upweight).to_string();
-        Ok::<_, tito_core::Error>((batches, format!("[{}]", metas.join(",")), counts))
+        Ok::<_, tito_core::Error>((batches, format!("[{}]", metas.join(","))))
     });
-    let (batches, metas, counts) = made.map_err(|e| raise(py, &e))?;
+    let (batches, metas) = made.map_err(|e| raise(py, &e))?;
     let rows = PyList::empty(py);
-    for batch in &batches {
-        add_rows(py, &rows, batch)?;
+    for mut batch in batches {
+        add_rows(py, &rows, &mut batch)?;
     }
-    Ok((rows, metas, counts))
+    Ok((rows, metas))
 }
 
-fn add_rows(py: Python<'_>, rows: &Bound<'_, PyList>, batch: &Batch) -> PyResult<()> {
+fn add_rows(py: Python<'_>, rows: &Bound<'_, PyList>, batch: &mut Batch) -> PyResult<()> {
     for row in 0..batch.meta.len() {
-        let prompt = &batch.input_ids.values[batch.input_ids.ranges[row].clone()];
-        let output = &batch.output_ids.values[batch.output_ids.ranges[row].clone()];
-        let logprobs = batch.output_logprobs.as_ref().filter(|(_, present)| present[row]);
-        let logprobs = logprobs.map(|(all, _)| PyArray1::from_slice(py, &all.values[all.ranges[row].clone()]));
-        rows.append((PyArray1::from_slice(py, prompt), PyArray1::from_slice(py, output), logprobs))?;
+        let prompt = array_of(py, &mut batch.input_ids, row);
+        let output = array_of(py, &mut batch.output_ids, row);
+        let logprobs = batch.output_logprobs.as_mut().filter(|(_, present)| present[row]);
+        let logprobs = logprobs.map(|(all, _)| array_of(py, all, row));
+        rows.append((prompt, output, logprobs))?;
     }
     Ok(())
+}
+
+/// A list that is all there is becomes the array; of several each is copied.
+fn array_of<'py, T: Element + Copy>(py: Python<'py>, lists: &mut Ragged<T>, row: usize) -> Bound<'py, PyArray1<T>> {
+    let range = lists.ranges[row].clone();
+    if lists.ranges.len() == 1 && range == (0..lists.values.len()) {
+        lists.values.shrink_to_fit();
+        return std::mem::take(&mut lists.values).into_pyarray(py);
+    }
+    PyArray1::from_slice(py, &lists.values[range])
 }
 
 /// JSON of a built-in profile.

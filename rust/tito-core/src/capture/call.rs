@@ -7,7 +7,7 @@ use super::served::Served;
 use super::unread::Unread;
 use crate::ids::Id;
 use crate::ids::select::Notes;
-use crate::json::{Cursor, Fault, IdFault, IdList, IdReader, Scalar};
+use crate::json::{Cursor, Fault, IdFault, IdList, IdReader, KeptIds, KeptLists, Passer, Scalar};
 use crate::rows::Text;
 use chrono::{DateTime, NaiveDateTime};
 use serde::{Deserialize, Serialize};
@@ -497,6 +497,8 @@ pub struct Parsed<'a> {
     pub prompts: IdReader<'a>,
     /// Outputs.
     pub outputs: IdReader<'a>,
+    /// Messages of requests.
+    pub passed: Passer<'a>,
     /// Logprobs of outputs.
     pub logprobs: Vec<f32>,
     /// Calls, in the order of the input.
@@ -513,6 +515,38 @@ pub struct Parsed<'a> {
     pub exchanges: Option<Box<Exchanges>>,
     /// Lines that are not empty, in the order of the input.
     pub lines: Vec<Line>,
+}
+
+/// What one stretch of input leaves to the next: where calls of a rollout lie apart, they begin alike.
+#[derive(Debug, Default)]
+pub struct Kept {
+    prompts: KeptIds,
+    passed: KeptLists,
+}
+
+/// Bytes of prompts, and of messages, that are kept at most: those of some twenty rollouts.
+const KEPT_BYTES: usize = 2 << 20;
+
+impl<'a> Parsed<'a> {
+    /// An empty one whose lists go into memory used before.
+    #[must_use]
+    pub fn going_on(prompts: Vec<Id>, outputs: Vec<Id>, kept: Kept) -> Self {
+        Self {
+            prompts: IdReader::going_on(prompts, kept.prompts),
+            outputs: IdReader::new(outputs),
+            passed: Passer::going_on(kept.passed),
+            ..Self::default()
+        }
+    }
+
+    /// What the next stretch is compared with: nothing where each record holds a whole rollout. Nothing can be read
+    /// into this one afterwards that is compared with what it holds.
+    pub fn keep(&mut self) -> Kept {
+        if self.pieces.iter().all(|piece| piece.complete) {
+            return Kept::default();
+        }
+        Kept { prompts: self.prompts.keep(KEPT_BYTES), passed: self.passed.keep(KEPT_BYTES) }
+    }
 }
 
 impl Parsed<'_> {

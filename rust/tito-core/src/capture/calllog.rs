@@ -69,8 +69,10 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
             b"request" => {
                 logged.request = asked.then(|| c.clone());
                 c.object::<Fault>(|c, key| {
-                    if key == b"stop_token_ids" {
-                        call.stop_ids = stop_ids(c)?;
+                    match key {
+                        b"stop_token_ids" => call.stop_ids = stop_ids(c)?,
+                        b"messages" => parsed.passed.skip(c)?,
+                        _ => {}
                     }
                     Ok(())
                 })?;

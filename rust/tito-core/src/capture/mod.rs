@@ -21,7 +21,7 @@ mod sources;
 mod split;
 mod unread;
 
-pub use call::{Bad, Call, Finish, Line, Lost, Parsed, Piece, Skip, Who, status};
+pub use call::{Bad, Call, Finish, Kept, Line, Lost, Parsed, Piece, Skip, Who, status};
 pub use calllog::read_reply;
 pub use exchange::{Exchange, Exchanges};
 pub use files::Called;

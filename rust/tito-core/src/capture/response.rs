@@ -314,7 +314,7 @@ impl Response {
                 let max = choice.joined.iter().copied().max().unwrap_or(-1);
                 parsed.outputs.values.extend_from_slice(&choice.joined);
                 let ids = start..parsed.outputs.values.len();
-                parsed.set_output(&mut call, Ok(Some(IdList { ids, shared: None, max })), "token_ids");
+                parsed.set_output(&mut call, Ok(Some(IdList { ids, max })), "token_ids");
             } else if let Some((_, read, key)) = choice.output {
                 parsed.set_output(&mut call, read, key);
             } else if let Some(read) = usize::try_from(choice.index).ok().and_then(|i| self.sglext_outputs.get(i)) {

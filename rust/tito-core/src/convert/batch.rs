@@ -94,6 +94,24 @@ pub fn batches(
         arena.prompts = batch.input_ids.values;
         return Ok(arena);
     }
+    if let [(target, rows)] = &mut groups[..]
+        && let [row] = &mut rows[..]
+        && row.copies == 1
+        && let Prompt::Whole(prompt, output) = &row.prompt
+        && *prompt == (0..arena.prompts.len())
+    {
+        // One sequence, and all there is.
+        let mut values = std::mem::take(&mut arena.prompts);
+        values.extend_from_slice(&arena.outputs[output.clone()]);
+        let length = values.len();
+        let mut gather = Gather::new(plan);
+        gather.add_output(row, 0, &arena);
+        let ranges = std::iter::once(0..length).collect();
+        let mut batch = gather.finish(Ragged { values, ranges }, vec![row.meta_of_copy(0)], &[length]);
+        emit(*target, &mut batch)?;
+        arena.prompts = batch.input_ids.values;
+        return Ok(arena);
+    }
     for (target, rows) in groups {
         let mut gather = Gather::new(plan);
         let (mut prompts, mut metas, mut shapes) = (Ragged::default(), Vec::new(), Vec::new());
@@ -106,6 +124,7 @@ pub fn batches(
                     (prompts, metas, shapes) = (Ragged::default(), Vec::new(), Vec::new());
                 }
                 let start = prompts.values.len();
+                prompts.values.reserve(length);
                 row.prompt.ids(arena.view()).iter().for_each(|ids| prompts.values.extend_from_slice(ids));
                 prompts.ranges.push(start..prompts.values.len());
                 shapes.push(length);

@@ -40,22 +40,33 @@ pub struct CallFacts {
     parse_error: bool,
 }
 
-/// Prompt, output and, where there are any, logprobs of a call.
-pub type CallIds<'a> = (&'a [Id], &'a [Id], Option<&'a [f32]>);
-
 fn add<T: Copy>(arena: &mut Vec<T>, values: &[T]) -> Range<usize> {
     arena.extend_from_slice(values);
     arena.len() - values.len()..arena.len()
 }
 
-/// A prompt that goes on from the one before shares its memory.
-fn add_prompt(arena: &mut Vec<Id>, before: Option<Range<usize>>, prompt: &[Id]) -> Range<usize> {
+/// A prompt that goes on from the one before shares its memory. Gives where it lies, and how many of its ids are that
+/// one's.
+fn add_prompt(arena: &mut Vec<Id>, before: Option<Range<usize>>, prompt: &[Id]) -> (Range<usize>, usize) {
     match before.filter(|before| before.end == arena.len() && prompt.starts_with(&arena[before.clone()])) {
         Some(before) => {
             arena.extend_from_slice(&prompt[before.len()..]);
-            before.start..arena.len()
+            (before.start..arena.len(), before.len())
         }
-        None => add(arena, prompt),
+        None => (add(arena, prompt), 0),
+    }
+}
+
+/// The largest of some ids, -1 of none.
+fn largest(ids: &[Id], name: &str) -> Result<Id> {
+    // One bit of the union tells of them all.
+    let (largest, bits) = ids.iter().fold((-1, 0), |(most, bits), id| ((*id).max(most), bits | id));
+    match ids.iter().find(|id| bits < 0 && **id < 0) {
+        None => Ok(largest),
+        Some(id) => Err(Error::usage(
+            format!("{name}: {id} is no id"),
+            "ids are one-dimensional arrays (or lists) of whole numbers from 0 to 2147483647",
+        )),
     }
 }
 
@@ -81,38 +92,61 @@ fn one_rollout(facts: &[CallFacts]) -> Result<()> {
     same(facts, "attempt", |facts| facts.attempt.as_ref())
 }
 
-/// Makes the rows of one rollout. `calls` holds prompt, output and, where there are any, logprobs.
+/// The ids of a rollout's calls, taken one call at a time: nothing of the caller's is held on to.
+#[derive(Debug, Default)]
+pub struct Given {
+    parsed: Parsed<'static>,
+    /// The largest id of the prompt before.
+    max_before: Id,
+}
+
+impl Given {
+    /// None so far. Prompts that go on from each other take as much memory as the `longest` with its output.
+    #[must_use]
+    pub fn new(longest: usize) -> Self {
+        let mut given = Self::default();
+        given.parsed.prompts.values.reserve_exact(longest);
+        given
+    }
+
+    /// Takes prompt, output and, where there are any, logprobs of the next call.
+    ///
+    /// # Errors
+    /// `Usage` for a negative id.
+    pub fn push(&mut self, prompt: &[Id], output: &[Id], logprobs: Option<&[f32]>) -> Result<()> {
+        let parsed = &mut self.parsed;
+        let before = parsed.calls.last().and_then(|call| call.prompt.clone());
+        let (range, known) = add_prompt(&mut parsed.prompts.values, before, prompt);
+        let in_prompt = largest(&prompt[known..], "prompt_ids")?.max(if known > 0 { self.max_before } else { -1 });
+        self.max_before = in_prompt;
+        parsed.calls.push(Call {
+            prompt: Some(range),
+            output: Some(add(&mut parsed.outputs.values, output)),
+            logprobs: logprobs.map(|values| add(&mut parsed.logprobs, values)),
+            max_id: in_prompt.max(largest(output, "output_ids")?),
+            ..Call::default()
+        });
+        Ok(())
+    }
+}
+
+/// Makes the rows of one rollout.
 ///
 /// # Errors
 /// `Usage` when the lists differ in length or the calls are of several rollouts, `Check` when a policy cannot be applied.
-pub fn expand(plan: &mut Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> Result<(Vec<Batch>, Counts)> {
-    if calls.len() != facts.len() {
+pub fn expand(plan: &mut Plan, given: Given, facts: Vec<CallFacts>) -> Result<(Vec<Batch>, Counts)> {
+    let mut parsed = given.parsed;
+    if parsed.calls.len() != facts.len() {
         return Err(Error::usage(
-            format!("{} calls with {} facts", calls.len(), facts.len()),
+            format!("{} calls with {} facts", parsed.calls.len(), facts.len()),
             "give one of each a call",
         ));
     }
     one_rollout(&facts)?;
-    let mut parsed = Parsed::default();
     let mut who = Who::default();
-    for (index, ((prompt, output, logprobs), facts)) in calls.iter().zip(facts).enumerate() {
-        // One bit of the union tells of them all.
-        let look =
-            |(most, bits): (Id, Id), ids: &[Id]| ids.iter().fold((most, bits), |(m, b), id| (m.max(*id), b | id));
-        let (largest, bits) = look(look((-1, 0), prompt), output);
-        if bits < 0 {
-            let id = prompt.iter().chain(*output).find(|id| **id < 0).unwrap_or(&-1);
-            return Err(Error::usage(
-                format!("call {index}: {id} is no id"),
-                "ids are whole numbers from 0 to 2147483647",
-            ));
-        }
-        let before = parsed.calls.last().and_then(|call| call.prompt.clone());
-        let mut call = Call {
-            prompt: Some(add_prompt(&mut parsed.prompts.values, before, prompt)),
-            output: Some(add(&mut parsed.outputs.values, output)),
-            logprobs: logprobs.map(|values| add(&mut parsed.logprobs, values)),
-            max_id: largest,
+    let mut calls = std::mem::take(&mut parsed.calls);
+    for (index, (call, facts)) in calls.iter_mut().zip(facts).enumerate() {
+        *call = Call {
             finish: facts.finish.as_deref().map_or(Finish::Unknown, Finish::parse),
             stop_string: facts.stop_string,
             stop_ids: facts.stop_token_ids.into(),
@@ -125,10 +159,9 @@ pub fn expand(plan: &mut Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> 
             parse_error: facts.parse_error,
             record: index as u64 + 1,
             reply: 0,
-            ..Call::default()
+            ..std::mem::take(call)
         };
-        parsed.check_logprobs(&mut call);
-        parsed.calls.push(call);
+        parsed.check_logprobs(call);
         let more = Who {
             rollout_id: facts.rollout_id,
             task_id: facts.task_id,
@@ -142,6 +175,7 @@ pub fn expand(plan: &mut Plan, calls: &[CallIds<'_>], facts: Vec<CallFacts>) -> 
         };
         who.join(&more, true);
     }
+    parsed.calls = calls;
     let file: Text = "memory".into();
     parsed.pieces.push(Piece {
         who: who.clone(),

@@ -3,6 +3,7 @@
 use crate::ids::think::Opened;
 use crate::ids::turns::{Tail, TurnRule};
 use crate::ids::{Id, Profile};
+use std::sync::{Arc, OnceLock};
 
 /// A profile made ready.
 #[derive(Debug)]
@@ -16,9 +17,12 @@ pub struct Known {
 /// The profiles a run may meet.
 #[derive(Debug)]
 pub struct Identities {
-    known: Vec<Known>,
+    known: Arc<[Known]>,
     given: bool,
 }
+
+/// The built-in profiles made ready: a rollout in memory may take less time than reading them.
+static BUILT_IN: OnceLock<Arc<[Known]>> = OnceLock::new();
 
 impl Identities {
     /// The given profile alone, or all built-in ones.
@@ -26,11 +30,16 @@ impl Identities {
     /// # Errors
     /// `Usage` if a built-in profile does not read.
     pub fn new(given: Option<&Profile>) -> crate::Result<Self> {
-        let profiles = match given {
-            Some(profile) => vec![profile.clone()],
-            None => Profile::built_in_names().into_iter().map(Profile::built_in).collect::<crate::Result<_>>()?,
+        let ready = |profile: Profile| Known { rule: TurnRule::new(&profile), profile };
+        let known = match (given, BUILT_IN.get()) {
+            (Some(profile), _) => [ready(profile.clone())].into(),
+            (None, Some(known)) => Arc::clone(known),
+            (None, None) => {
+                let read = |name| Profile::built_in(name).map(ready);
+                let known = Profile::built_in_names().into_iter().map(read).collect::<crate::Result<Arc<[_]>>>()?;
+                Arc::clone(BUILT_IN.get_or_init(|| known))
+            }
         };
-        let known = profiles.into_iter().map(|profile| Known { rule: TurnRule::new(&profile), profile }).collect();
         Ok(Self { known, given: given.is_some() })
     }
 

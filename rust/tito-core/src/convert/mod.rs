@@ -35,7 +35,7 @@ mod weave;
 
 pub use batch::{Arena, Ids, Target, batches};
 pub use build::{Plan, Planned, settle};
-pub use expand::{CallFacts, CallIds, expand};
+pub use expand::{CallFacts, Given, expand};
 pub use identity::Identities;
 pub use leaks::LeakScan;
 pub use options::{
@@ -53,10 +53,9 @@ pub use sight::{Digest, Sighted, arrange, sight};
 pub use survey::{Side, Weighing};
 pub use used::{Found, Used, UsedCall, used};
 
-use crate::capture::{Lost, Parsed, Sources, Unit, Who, parse};
+use crate::capture::{Kept, Lost, Parsed, Sources, Unit, Who, parse};
 use crate::error::{Error, Place, Result};
 use crate::ids::weight::Copies;
-use crate::json::IdReader;
 use crate::rows::{Batch, EncodedBatch, Encoder};
 use judge::{judge, judge_counts, judge_number, same_files};
 use ledger::Ledger;
@@ -306,6 +305,7 @@ fn read_and_convert(
     let mut encoder = Encoder::new(&shared.plan.options.write_options()).map_err(Stopped::at(0))?;
     let mut unit = Unit::default();
     let mut buffers = Arena::default();
+    let mut kept = Kept::default();
     loop {
         if shared.progress.cancelled.load(Ordering::Relaxed) {
             return Err(Stopped::at(0)(Error::Cancelled));
@@ -315,12 +315,9 @@ fn read_and_convert(
         let next = next.map_err(|error| Stopped { number: u64::MAX, error: Box::new(error), soft: true })?;
         let Some(next) = next else { return Ok(()) };
         unit = next;
-        let mut parsed = Parsed {
-            prompts: IdReader::new(std::mem::take(&mut buffers.prompts)),
-            outputs: IdReader::new(std::mem::take(&mut buffers.outputs)),
-            ..Parsed::default()
-        };
+        let mut parsed = Parsed::going_on(buffers.prompts, buffers.outputs, kept);
         parse(&unit, &mut parsed);
+        kept = parsed.keep();
         shared.progress.calls.fetch_add(parsed.calls.len() as u64, Ordering::Relaxed);
         let mut counts = Counts::default();
         count_lost(&parsed.lost, &mut counts);

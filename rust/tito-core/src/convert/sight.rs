@@ -4,6 +4,7 @@ use super::identity::Identities;
 use crate::capture::{Call, Finish, Parsed, Skip};
 use crate::error::Place;
 use crate::ids::Id;
+use crate::ids::chain::ChainHash;
 use crate::rows::Text;
 use serde::{Deserialize, Serialize};
 use twox_hash::xxhash3_128;
@@ -32,6 +33,23 @@ impl Digest {
         hasher.write(bytemuck::cast_slice(output));
         let hash = hasher.finish_128().to_be_bytes();
         Self { prompt: prompt.len() as u32, output: output.len() as u32, prompt_hash, hash }
+    }
+
+    /// The same of a prompt that begins with `shared` ids of the one before.
+    fn going_on(chain: &mut ChainHash, prompt: &[Id], output: &[Id], shared: usize) -> Self {
+        if shared == 0 {
+            chain.begin();
+            return Self::of(prompt, output);
+        }
+        match chain.of(prompt, output, shared) {
+            None => Self::of(prompt, output),
+            Some((of_prompt, whole)) => Self {
+                prompt: prompt.len() as u32,
+                output: output.len() as u32,
+                prompt_hash: of_prompt as u64,
+                hash: whole.to_be_bytes(),
+            },
+        }
     }
 
     /// Ids of prompt and output.
@@ -89,16 +107,22 @@ impl Sighted<'_> {
 #[must_use]
 pub fn sight<'a>(parsed: &'a Parsed<'_>, identities: &Identities) -> Vec<Sighted<'a>> {
     let mut sighted = Vec::with_capacity(parsed.calls.len());
+    let (mut chain, mut before) = (ChainHash::default(), 0..0);
     for piece in &parsed.pieces {
         for call in &parsed.calls[piece.calls.clone()] {
             let prompt = call.prompt.as_ref().map(|range| &parsed.prompts.values[range.clone()]);
             let output = call.output.as_ref().map(|range| &parsed.outputs.values[range.clone()]);
+            // Prompts that go on from each other may lie in the same memory.
+            let range = call.prompt.clone().unwrap_or_default();
+            let goes_on = range.start == before.start && range.end >= before.end;
+            let shared = if goes_on { before.len() } else { 0 };
+            before = range;
             sighted.push(Sighted {
                 call,
                 file: &piece.file,
                 format: piece.format,
                 identity: prompt.and_then(|prompt| identities.of(prompt)),
-                digest: Digest::of(prompt.unwrap_or_default(), output.unwrap_or_default()),
+                digest: Digest::going_on(&mut chain, prompt.unwrap_or_default(), output.unwrap_or_default(), shared),
                 turn: call.turn,
                 retried: false,
                 skip: None,

@@ -1,5 +1,6 @@
 //! What is done to ids: pure functions on slices, no I/O.
 
+pub mod chain;
 pub mod edit;
 pub mod loss;
 mod markers;

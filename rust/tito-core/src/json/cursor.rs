@@ -90,6 +90,11 @@ impl<'a> Cursor<'a> {
         self.pos = pos;
     }
 
+    /// How many lists and objects are open here.
+    pub(super) fn depth(&self) -> u32 {
+        self.depth
+    }
+
     /// The whole text.
     #[must_use]
     pub fn text(&self) -> &'a [u8] {
@@ -273,8 +278,18 @@ impl<'a> Cursor<'a> {
     }
 
     fn skip_nested(&mut self) -> Result<()> {
+        self.skip_nested_from(None, |_| {})
+    }
+
+    /// Skips a list or an object. `from`: a byte of a list, counted from its beginning, where an item of it ends; what
+    /// stands before is known to be good. `ends` is told where further items end that are lists or objects.
+    pub(super) fn skip_nested_from(&mut self, from: Option<usize>, mut ends: impl FnMut(usize)) -> Result<()> {
         let start = self.pos;
         let mut open: Vec<u8> = Vec::new();
+        if let Some(from) = from {
+            open.push(b'[');
+            self.pos += from;
+        }
         loop {
             self.pos = next_structural(self.text, self.pos);
             let Some(&byte) = self.text.get(self.pos) else {
@@ -297,9 +312,13 @@ impl<'a> Cursor<'a> {
                     if open.pop() != Some(byte - 2) {
                         return self.fault("a bracket closes what it did not open");
                     }
-                    if open.is_empty() {
-                        self.pos += 1;
-                        return Ok(());
+                    match open.len() {
+                        0 => {
+                            self.pos += 1;
+                            return Ok(());
+                        }
+                        1 => ends(self.pos + 1 - start),
+                        _ => {}
                     }
                 }
                 _ => {}

@@ -7,6 +7,7 @@
 use super::cursor::{Cursor, Fault};
 use crate::ids::{Id, common_prefix};
 use memchr::{memchr_iter, memrchr};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// How many lists are kept to compare with: one per rollout that is live at one place of a dump.
@@ -14,13 +15,11 @@ const RECENT: usize = 24;
 /// A mark (byte offset of an id) is kept every so many ids, to find how many ids a common text holds.
 const MARK_EVERY: usize = 512;
 
-/// A list of ids: where its ids are, and how many of them were copied from an earlier list.
+/// A list of ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdList {
     /// Range in [`IdReader::values`].
     pub ids: Range<usize>,
-    /// The list it starts like, and how many ids they share.
-    pub shared: Option<(Range<usize>, usize)>,
     /// The largest id, or a little more (ids of the earlier list that were not shared count).
     pub max: Id,
 }
@@ -36,13 +35,44 @@ pub struct IdFault {
     pub why: &'static str,
 }
 
+#[derive(Debug)]
 struct Recent<'a> {
     /// From the opening bracket to the closing one, both included.
-    text: &'a [u8],
-    ids: Range<usize>,
+    text: Cow<'a, [u8]>,
+    ids: Ids,
     marks: Vec<u32>,
     max: Id,
 }
+
+#[derive(Debug)]
+enum Ids {
+    /// In [`IdReader::values`].
+    Read(Range<usize>),
+    /// Read by a reader before.
+    Kept(Vec<Id>),
+}
+
+impl Recent<'_> {
+    fn bytes(&self) -> usize {
+        let ids = match &self.ids {
+            Ids::Read(range) => range.len(),
+            Ids::Kept(ids) => ids.len(),
+        };
+        self.text.len() + size_of::<Id>() * ids
+    }
+
+    fn kept(self, values: &[Id]) -> Recent<'static> {
+        let ids = match self.ids {
+            Ids::Read(range) => values[range].to_vec(),
+            Ids::Kept(ids) => ids,
+        };
+        Recent { text: Cow::Owned(self.text.into_owned()), ids: Ids::Kept(ids), marks: self.marks, max: self.max }
+    }
+}
+
+/// Lists that a reader leaves to the next one, to compare with.
+#[derive(Debug, Default)]
+pub struct KeptIds(Vec<Recent<'static>>);
 
 /// Reads lists of ids into one buffer.
 #[derive(Default)]
@@ -70,6 +100,21 @@ impl<'a> IdReader<'a> {
         Self { values: buffer, ..Self::default() }
     }
 
+    /// The same, and lists are compared with some of an earlier reader's too.
+    #[must_use]
+    pub fn going_on(buffer: Vec<Id>, kept: KeptIds) -> Self {
+        Self { recent: kept.0, ..Self::new(buffer) }
+    }
+
+    /// The last lists, as many as `bytes` hold, for a reader of other text.
+    pub fn keep(&mut self, bytes: usize) -> KeptIds {
+        let mut recent = std::mem::take(&mut self.recent);
+        let mut left = bytes;
+        let mut fits = |recent: &Recent<'_>| left.checked_sub(recent.bytes()).inspect(|rest| left = *rest).is_some();
+        let first = recent.len() - recent.iter().rev().take_while(|recent| fits(recent)).count();
+        KeptIds(recent.drain(first..).map(|recent| recent.kept(&self.values)).collect())
+    }
+
     /// A reader that parses every list in full: what reuse is checked against, and measured against.
     #[must_use]
     pub fn alone() -> Self {
@@ -87,7 +132,7 @@ impl<'a> IdReader<'a> {
         let (start, at) = (self.values.len(), cursor.pos());
         let mut max = -1;
         let read = self.parse_entries(cursor, at, start, None, &mut max)?;
-        Ok(read.map(|()| Some(IdList { ids: start..self.values.len(), shared: None, max })))
+        Ok(read.map(|()| Some(IdList { ids: start..self.values.len(), max })))
     }
 
     /// Reads a list that probably starts like a recent one, and remembers it.
@@ -102,7 +147,7 @@ impl<'a> IdReader<'a> {
         let rest = &text[at..];
         let mut best: Option<(usize, usize)> = None;
         for (index, recent) in self.recent.iter().enumerate().rev() {
-            let common = common_prefix(recent.text, rest);
+            let common = common_prefix(&recent.text, rest);
             if best.is_none_or(|(_, longest)| common > longest) {
                 best = Some((index, common));
             }
@@ -111,8 +156,7 @@ impl<'a> IdReader<'a> {
             }
         }
         let mut marks = Vec::new();
-        let mut max = -1;
-        let mut shared = None;
+        let (mut max, mut resumed) = (-1, false);
         if let Some((index, common)) = best
             && let Some(comma) = memrchr(b',', &rest[..common])
         {
@@ -121,16 +165,18 @@ impl<'a> IdReader<'a> {
             let from = marked.checked_sub(1).map_or((1, 0), |m| (recent.marks[m] as usize, m * MARK_EVERY));
             let count = from.1 + memchr_iter(b',', &rest[from.0..=comma]).count();
             marks.extend_from_slice(&recent.marks[..marked]);
-            self.values.extend_from_within(recent.ids.start..recent.ids.start + count);
-            shared = Some((recent.ids.clone(), count));
-            max = recent.max;
+            match &recent.ids {
+                Ids::Read(ids) => self.values.extend_from_within(ids.start..ids.start + count),
+                Ids::Kept(ids) => self.values.extend_from_slice(&ids[..count]),
+            }
+            (max, resumed) = (recent.max, true);
             cursor.set_pos(at + comma + 1);
         }
-        let resumed = shared.is_some();
         match self.parse_entries(cursor, at, start, Some((&mut marks, resumed)), &mut max)? {
             Ok(()) => {
                 let ids = start..self.values.len();
-                let entry = Recent { text: &text[at..cursor.pos()], ids: ids.clone(), marks, max };
+                let text = Cow::Borrowed(&text[at..cursor.pos()]);
+                let entry = Recent { text, ids: Ids::Read(ids.clone()), marks, max };
                 // A list that goes on from more than half of an earlier one takes its place: one entry a rollout.
                 match best {
                     Some((index, common)) if common * 2 > self.recent[index].text.len() => {
@@ -142,7 +188,7 @@ impl<'a> IdReader<'a> {
                     _ => {}
                 }
                 self.recent.push(entry);
-                Ok(Ok(Some(IdList { ids, shared, max })))
+                Ok(Ok(Some(IdList { ids, max })))
             }
             Err(fault) => Ok(Err(fault)),
         }
@@ -303,6 +349,8 @@ mod tests {
         fn lists_read_with_reuse_are_the_lists_read_alone(
             seeds in prop::collection::vec((0usize..6, 0usize..3000, prop::collection::vec(0..300_000i32, 0..40)), 1..40),
             spacing in 0usize..3,
+            break_at in 0usize..40,
+            keep in 0usize..30_000,
         ) {
             // Each list is a cut of an earlier one with something new behind it: what prompts of a rollout look like.
             let mut lists: Vec<Vec<Id>> = Vec::new();
@@ -315,12 +363,14 @@ mod tests {
             let text = lists.iter().map(|l| write(l, spacing)).collect::<Vec<_>>().join(" ");
             let mut cursor = Cursor::new(text.as_bytes());
             let mut reader = IdReader::default();
-            for list in &lists {
+            for (at, list) in lists.iter().enumerate() {
+                if at == break_at {
+                    let kept = reader.keep(keep);
+                    prop_assert!(kept.0.iter().map(Recent::bytes).sum::<usize>() <= keep);
+                    reader = IdReader::going_on(std::mem::take(&mut reader.values), kept);
+                }
                 let read = reader.read_like_before(&mut cursor).unwrap().unwrap().unwrap();
                 prop_assert_eq!(&reader.values[read.ids.clone()], &list[..]);
-                if let Some((range, n)) = read.shared {
-                    prop_assert_eq!(&reader.values[range.start..range.start + n], &list[..n]);
-                }
                 prop_assert!(list.iter().all(|id| *id <= read.max));
             }
         }
