@@ -2,7 +2,8 @@
 
     python benches/record.py [--litellm PYTHON] [--only latency,rate,streams,prompt] [--rounds 3]
 
-First it asserts that what comes through is what the engine sends. Then: latency that is added at 64 open calls, calls a
+First it asserts that what comes through is what the engine sends. "no proxy" asks the engine for what the recorder asks
+it for, ids and usage, so that the engine does the same for both; LiteLLM's proxy asks for neither. Then: latency that is added at 64 open calls, calls a
 second, memory at 1,000 open streams, and what a prompt of 200 kB adds. Ways take turns, so that a noisy machine is
 noisy to all of them; a difference is one of quantiles over all rounds.
 """
@@ -17,6 +18,8 @@ import urllib.request
 import record_load as load
 
 TOKENS, GAP = 20, 0.02
+IDS = {"return_token_ids": True}
+USAGE = {"stream_options": {"include_usage": True}}
 
 
 def ways(upstream, python, stack, *, only_flush=False):
@@ -52,6 +55,11 @@ def text_of(body, stream):
     return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
 
 
+def asked(name, *, stream):
+    """What a request of one way asks for besides."""
+    return (IDS | (USAGE if stream else {})) if name == "no proxy" else {}
+
+
 async def measure(url, *, stream, calls, workers, pause=0.0, words="hello", **more):
     text = load.body(stream=stream, words=words, **more)
     done, seconds = await load.closed_loop(url, lambda _: (text,), workers=workers, calls=calls, pause=pause)
@@ -75,7 +83,10 @@ def latency(args):
             for _ in range(args.rounds):
                 for name, (url, process) in found.items():
                     before = load.cpu_seconds(process.pid) if process else 0
-                    done, _ = asyncio.run(measure(url, stream=stream, calls=640, workers=64, pause=TOKENS * GAP / 64))
+                    more = asked(name, stream=stream)
+                    done, _ = asyncio.run(
+                        measure(url, stream=stream, calls=640, workers=64, pause=TOKENS * GAP / 64, **more)
+                    )
                     cpu[name] += (load.cpu_seconds(process.pid) if process else 0) - before
                     all_calls[name] += done
             base = all_calls["no proxy"]
@@ -105,7 +116,8 @@ def rate(args):
             for name, (url, process) in found.items():
                 calls = 600 if name == "litellm" else 6000
                 before = load.cpu_seconds(process.pid) if process else 0
-                done, took = asyncio.run(measure(url, stream=False, calls=calls, workers=64))
+                more = asked(name, stream=False)
+                done, took = asyncio.run(measure(url, stream=False, calls=calls, workers=64, **more))
                 seconds[name].append(took / len(done))
                 cpu[name].append(((load.cpu_seconds(process.pid) if process else 0) - before) / len(done))
         for name in found:
@@ -149,8 +161,8 @@ def prompt(args):
         all_calls = {name: [] for name in found}
         for _ in range(args.rounds):
             for name, (url, _) in found.items():
-                ids = {"return_token_ids": True} if name == "no proxy" else {}
-                done, _ = asyncio.run(measure(url, stream=False, calls=100, workers=1, words="word " * 40_000, **ids))
+                more = asked(name, stream=False)
+                done, _ = asyncio.run(measure(url, stream=False, calls=100, workers=1, words="word " * 40_000, **more))
                 all_calls[name] += done
         base = [call.whole for call in all_calls["no proxy"]]
         for name, done in all_calls.items():

@@ -257,7 +257,8 @@ class _Connection(asyncio.Protocol):
         if fault == "close_early":
             events = events[: len(events) // 2]
         for at, event in enumerate(events):
-            if delay and at:
+            # Usage and [DONE] come with the last token, as they do from real engines.
+            if delay and at and b'"choices": [{' in event:
                 await asyncio.sleep(delay)
             if fault == "slow_bytes" and at < 3:
                 for part in (event[:1], event[1:9], event[9:]):
