@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import urllib.request
 from pathlib import Path
 
 import openai
@@ -34,6 +35,18 @@ def ask(url, messages=HELLO, *, headers=None, **options):
     with client(url) as made:
         reply = made.chat.completions.create(model=MODEL, messages=messages, extra_headers=headers, **more, **options)
         return list(reply) if options.get("stream") else reply
+
+
+def post(url, body=None):
+    """What a route that takes JSON answers."""
+    request = urllib.request.Request(url, json.dumps(body).encode() if body is not None else b"", method="POST")
+    with urllib.request.urlopen(request) as reply:
+        return json.loads(reply.read())
+
+
+def root(url):
+    """A recorder's base URL without `/v1`."""
+    return url.removesuffix("/v1")
 
 
 def lines(folder, kind="call"):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 import tito
-from records import TOOL, TOOLS, ask, lines, recorder
+from records import TOOL, TOOLS, ask, lines, post, recorder, root
 from scripted_engine import MODEL
 
 SYSTEM = {"role": "system", "content": "You are an agent."}
@@ -22,16 +22,6 @@ def user(text):
 
 def assistant(text):
     return {"role": "assistant", "content": text}
-
-
-def post(url, body=None):
-    request = urllib.request.Request(url, json.dumps(body).encode() if body is not None else b"", method="POST")
-    with urllib.request.urlopen(request) as reply:
-        return json.loads(reply.read())
-
-
-def root(url):
-    return url.removesuffix("/v1")
 
 
 def test_a_session_is_named_by_header_path_or_key(tmp_path):

@@ -220,11 +220,20 @@ class Recorder:
     async def _end(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
         head = _ended(told)
         session = self.sessions.end(name)
+        ended = session.ended
+        # Told again word for word, as by a client that missed the answer, it is not written again.
+        if session.told != told:
+            writes = [self.log.append("end", {**rollout.tags.record(), **head}) for rollout in ended.values()]
+            failed = [error for error in await asyncio.gather(*writes, return_exceptions=True) if error is not None]
+            if session.ended is ended:
+                session.told = None if failed else told
+                if failed:
+                    session.reopen()
+            if failed:
+                raise failed[0]
         consumed = head.get("consumed")
-        writes = [self.log.append("end", {**tags.record(), **head}) for tags in session.rollouts.values()]
-        await asyncio.gather(*writes)
         unknown = [call for call in consumed or () if call not in session.call_ids] if session.call_ids else []
-        return {"session": name, "calls": session.calls, "unknown": unknown}
+        return {"session": name, "calls": sum(rollout.calls for rollout in ended.values()), "unknown": unknown}
 
     async def _pass(self, http: web.BaseRequest, path: str) -> web.StreamResponse:
         """Passes on what asks for no sample."""

@@ -2,7 +2,7 @@
 
 A prompt is known by the hashes of its messages. A prompt that begins with an earlier one goes on from it; what stands
 behind the earlier one says whether its reply was kept. Everything else is a guess, and is marked as one. Memory is
-bounded: of a session the last prompts are known, and of all sessions the last used ones.
+bounded: of a rollout the last prompts are known, of a session the last used rollouts, of all the last used sessions.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from tito.capture.record.tags import Tags, with_session
 from tito.errors import UsageError
 
 _Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 _Rollout: TypeAlias = tuple[str | None, str | None, int | None]
 
 __all__ = ["Index", "Mark", "Placed", "Replied", "Session", "Sessions"]
 
 _SESSIONS = 20_000
+# Of a rollout, of a session, and of all sessions together.
 _PROMPTS = 64
+_PROMPTS_OF_SESSION = 8192
 _PROMPTS_OF_ALL = 200_000
+_PAST = 1000
 # So many sessions, the last used ones, are asked whether a prompt holds their last reply.
 _COMPACTED = 8
 # A reply shorter than this may stand in a later prompt by chance.
@@ -77,37 +81,69 @@ class Placed:
 
 
 @dataclass(slots=True, eq=False)
-class Index:
-    """What is known of a session's open rollouts, each told from the others; every begin and end starts a new one.
+class Known:
+    """What is known of one open rollout."""
 
-    A reply that comes behind the end of its rollout goes into the index that its prompt was placed in, where no later
-    prompt finds it.
-    """
-
-    roots: dict[_Rollout, int | None] = field(default_factory=dict)
-    """Hash of a rollout's first system message; None for one that begins without."""
-    replies: OrderedDict[tuple[_Rollout, int], list[Replied]] = field(default_factory=OrderedDict)
+    root: int | None
+    """Hash of its first system message; None for one that begins without."""
+    replies: OrderedDict[int, list[Replied]] = field(default_factory=OrderedDict)
     """By the prompts they answered."""
+    last: Replied | None = None
 
-    def before(self, rollout: _Rollout, request: Request) -> tuple[int, list[Replied]] | None:
+    def before(self, request: Request) -> tuple[int, list[Replied]] | None:
         """The longest earlier prompt that this one goes on from: how many messages it had, and its replies."""
         chain = request.chain
         for length in range(len(chain) - 1, 0, -1):
-            if replies := self.replies.get((rollout, chain[length - 1])):
+            if replies := self.replies.get(chain[length - 1]):
                 return length, replies
         return None
 
-    def last(self, rollout: _Rollout) -> Replied | None:
-        """The last reply of a rollout."""
-        return next((found[-1] for (of, _), found in reversed(self.replies.items()) if of == rollout), None)
+
+@dataclass(slots=True, eq=False)
+class Index:
+    """What is known of a session's open rollouts, each told from the others; every begin and end starts a new one, so
+    that what comes behind the end of a rollout is told of nobody.
+    """
+
+    rollouts: OrderedDict[_Rollout, Known] = field(default_factory=OrderedDict)
+    size: int = 0
+    """Rollouts and prompts."""
+
+    def known(self, rollout: _Rollout, request: Request) -> Known:
+        """A rollout, which begins with this request if it is new."""
+        known = self.rollouts.get(rollout)
+        if known is None:
+            known = self.rollouts[rollout] = Known(request.chain[0] if request.roles[:1] == "s" else None)
+            self.size += 1
+        self.rollouts.move_to_end(rollout)
+        while self.size > _PROMPTS_OF_SESSION and len(self.rollouts) > 1:
+            _, gone = self.rollouts.popitem(last=False)
+            self.size -= 1 + len(gone.replies)
+        return known
 
     def add(self, prompt: int, reply: Replied) -> None:
         """Takes note of a reply."""
-        key = reply.tags.rollout, prompt
-        self.replies.setdefault(key, []).append(reply)
-        self.replies.move_to_end(key)
-        while len(self.replies) > _PROMPTS:
-            self.replies.popitem(last=False)
+        known = self.rollouts.get(reply.tags.rollout)
+        if known is None:
+            return
+        if known.last is not None:
+            # Only a last reply is looked for as a text.
+            known.last.text = ""
+        known.last = reply
+        self.size -= len(known.replies)
+        known.replies.setdefault(prompt, []).append(reply)
+        known.replies.move_to_end(prompt)
+        while len(known.replies) > _PROMPTS:
+            known.replies.popitem(last=False)
+        self.size += len(known.replies)
+
+
+@dataclass(slots=True, eq=False)
+class Rollout:
+    """A rollout, as far as its begin and its end go."""
+
+    tags: Tags
+    calls: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -118,14 +154,26 @@ class Session:
     defaults: Tags = field(default_factory=Tags)
     state: str = "implicit"
     """`implicit`, `begun` or `ended`."""
-    rollouts: dict[_Rollout, Tags] = field(default_factory=dict)
+    rollouts: dict[_Rollout, Rollout] = field(default_factory=dict)
+    """Those that the next end is the end of."""
+    ended: dict[_Rollout, Rollout] = field(default_factory=dict)
+    """Those that the last end was the end of."""
+    told: dict[str, object] | None = None
+    """What the last end told, once it is written."""
+    past: OrderedDict[_Rollout, None] = field(default_factory=OrderedDict)
+    """All that ended, as far back as is remembered."""
     index: Index = field(default_factory=Index)
-    calls: int = 0
     call_ids: set[str] = field(default_factory=set)
 
     def last(self) -> Replied | None:
-        """The last reply of all."""
-        return next(reversed(self.index.replies.values()))[-1] if self.index.replies else None
+        """The last reply of the rollout that was used last."""
+        return next((known.last for known in reversed(self.index.rollouts.values()) if known.last is not None), None)
+
+    def reopen(self) -> None:
+        """Takes an end back that could not be written."""
+        for rollout, ended in self.ended.items():
+            self.rollouts.setdefault(rollout, Rollout(ended.tags)).calls += ended.calls
+        self.ended, self.told = {}, None
 
 
 def _judge(request: Request, length: int, replies: list[Replied]) -> Iterator[Mark]:
@@ -156,6 +204,7 @@ class Sessions:
         self._by_answer: OrderedDict[tuple[int, int], str] = OrderedDict()
         self._run = secrets.token_hex(3)
         self._made = 0
+        self._prompts = 0
         self._on_rollout = on_rollout
 
     def __len__(self) -> int:
@@ -164,21 +213,31 @@ class Sessions:
     def begin(self, name: str, defaults: Tags) -> Session:
         """Opens a session. `UsageError` for one that is open, or was closed without another attempt being named."""
         session = self._named(name)
-        again = session.state != "implicit" and defaults.rollout in session.rollouts
+        again = defaults.rollout in session.past
         if session.state == "begun" or again:
             word = "has begun" if session.state == "begun" else "has ended"
             raise UsageError(f"session {name!r} {word} already: end it, or give another attempt")
         session.state, session.defaults = "begun", with_session(defaults, name)
-        session.rollouts, session.call_ids = {session.defaults.rollout: session.defaults}, set()
-        session.index = Index()
+        session.rollouts = {session.defaults.rollout: Rollout(session.defaults)}
+        session.ended, session.told, session.call_ids = {}, None, set()
+        self._start_anew(session)
         return session
 
     def end(self, name: str) -> Session:
-        """Closes a session; one that was never opened is closed all the same."""
+        """Closes a session; one that was never opened is closed all the same.
+
+        What ends are the rollouts that had a begin or a call since the last end. Where there are none, more is told of
+        those that ended last.
+        """
         session = self._named(name)
-        if not session.rollouts:
-            session.rollouts[session.defaults.rollout] = with_session(session.defaults, name)
-        session.state, session.index = "ended", Index()
+        if session.rollouts or not session.ended:
+            rollout = session.defaults.rollout
+            ended = session.rollouts or {rollout: Rollout(with_session(session.defaults, name))}
+            session.ended, session.told, session.rollouts = ended, None, {}
+            for rollout in ended:
+                _remember(session.past, rollout, None, _PAST)
+        session.state = "ended"
+        self._start_anew(session)
         return session
 
     def place(self, tags: Tags, request: Request, body: bytes) -> Placed:
@@ -188,10 +247,10 @@ class Sessions:
         tags = with_session(tags.over(session.defaults), session.name)
         marks: list[Mark] = []
         kind = "solver"
-        index, rollout = session.index, tags.rollout
-        root = index.roots.setdefault(rollout, request.chain[0] if request.roles[:1] == "s" else None)
-        found = index.before(rollout, request)
-        last = index.last(rollout)
+        index, size = session.index, session.index.size
+        known = index.known(tags.rollout, request)
+        self._grown(index.size - size)
+        root, last, found = known.root, known.last, known.before(request)
         answered = found is not None and request.roles[found[0]] == "a"
         if last is not None and not answered and _summed_up(last, body):
             # A summary that stands in what the model is told: the rollout goes on behind a compaction.
@@ -207,42 +266,59 @@ class Sessions:
         guessed_kind = tags.kind is None
         if guessed_kind:
             tags = tags.over(Tags(kind=kind))
-        session.calls += 1
         self._enter(session, tags)
         prompt = request.chain[-1] if request.chain else 0
         return Placed(session, index, tags, guessed, guessed_kind, tuple(marks), prompt)
 
     def replied(self, placed: Placed, reply: Replied) -> None:
         """Takes note of a reply, so that later prompts find it."""
-        session = placed.session
-        placed.index.add(placed.prompt, reply)
-        if reply.call_id is not None and session.state == "begun" and placed.index is session.index:
-            session.call_ids.add(reply.call_id)
+        session, index = placed.session, placed.index
+        if index is session.index and session is self._all.get(session.name):
+            size = index.size
+            index.add(placed.prompt, reply)
+            self._grown(index.size - size)
+            if reply.call_id is not None and session.state == "begun":
+                session.call_ids.add(reply.call_id)
         if placed.guessed_session:
             name = session.name
-            _remember(self._by_prompt, placed.prompt, name)
+            _remember(self._by_prompt, placed.prompt, name, _PROMPTS_OF_ALL)
             for answer in reply.hashes:
-                _remember(self._by_answer, (placed.prompt, answer), name)
+                _remember(self._by_answer, (placed.prompt, answer), name, _PROMPTS_OF_ALL)
 
     def _enter(self, session: Session, tags: Tags) -> None:
-        if tags.rollout not in session.rollouts:
-            session.rollouts[tags.rollout] = tags
+        rollout = session.rollouts.get(tags.rollout)
+        if rollout is None:
+            rollout = session.rollouts[tags.rollout] = Rollout(tags)
             if session.state == "begun":
                 self._on_rollout(session, tags)
+        rollout.calls += 1
+
+    def _start_anew(self, session: Session) -> None:
+        self._prompts -= session.index.size
+        session.index = Index()
 
     def _named(self, name: str) -> Session:
         session = self._all.get(name)
         if session is None:
-            session = self._all[name] = Session(name)
-            while len(self._all) > _SESSIONS:
+            while len(self._all) >= _SESSIONS:
                 self._forget()
+            session = self._all[name] = Session(name)
         self._all.move_to_end(name)
         return session
 
     def _forget(self) -> None:
         """Forgets the session that was used the longest ago; one that is open stays unless all are."""
         name = next((name for name, session in self._all.items() if session.state != "begun"), next(iter(self._all)))
-        del self._all[name]
+        self._prompts -= self._all.pop(name).index.size
+
+    def _grown(self, prompts: int) -> None:
+        """Counts prompts. Where there are too many a tenth goes, of the sessions that were used the longest ago."""
+        self._prompts += prompts
+        if self._prompts > _PROMPTS_OF_ALL:
+            for session in self._all.values():
+                if self._prompts <= _PROMPTS_OF_ALL * 0.9:
+                    break
+                self._start_anew(session)
 
     def _find(self, request: Request, body: bytes) -> Session:
         """The session whose prompts this one goes on from; a new one where none does."""
@@ -266,10 +342,10 @@ class Sessions:
         return self._named(f"auto-{self._run}-{self._made}")
 
 
-def _remember(index: OrderedDict[_Key, str], key: _Key, name: str) -> None:
-    index[key] = name
+def _remember(index: OrderedDict[_Key, _Value], key: _Key, value: _Value, limit: int) -> None:
+    index[key] = value
     index.move_to_end(key)
-    while len(index) > _PROMPTS_OF_ALL:
+    while len(index) > limit:
         index.popitem(last=False)
 
 
