@@ -4,7 +4,7 @@
 //! the next start. Lines that wait are written and synced together. A segment that is full is compressed under another
 //! name, which it gets when it is whole.
 
-use super::segment::{Repaired, pack, repair};
+use super::segment::{Repaired, pack, repair, with_zst};
 use crate::error::{Error, Result};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -91,8 +91,8 @@ impl Log {
             packers: Vec::new(),
         };
         // What was left open is packed while the new segment is written.
-        for path in &repaired.open {
-            writer.pack(path.clone());
+        for (path, length) in &repaired.open {
+            writer.pack(path.clone(), *length);
         }
         writer.begin(&shared)?;
         let thread = {
@@ -260,6 +260,10 @@ impl Writer {
         let opening = shared.lock().opening.clone();
         let (path, file) = loop {
             let path = self.folder.join(format!("calls-{:06}.jsonl", self.number + 1));
+            if with_zst(&path).exists() {
+                self.number += 1;
+                continue;
+            }
             match OpenOptions::new().create_new(true).append(true).open(&path) {
                 Ok(file) => break (path, file),
                 // Somebody put it there since the start: it is not this log's to touch.
@@ -286,20 +290,20 @@ impl Writer {
     /// Closes the segment and packs it on a thread of its own.
     fn end(&mut self) {
         let Some(segment) = self.segment.take() else { return };
-        let Segment { path, lines, .. } = segment;
+        let Segment { path, lines, length, .. } = segment;
         if lines == 0 {
             let _ = fs::remove_file(&path);
             return;
         }
-        self.pack(path);
+        self.pack(path, length);
     }
 
-    fn pack(&mut self, path: PathBuf) {
+    fn pack(&mut self, path: PathBuf, length: u64) {
         self.packers.retain(|packer| !packer.is_finished());
         let spawned = std::thread::Builder::new().name("tito-pack".to_owned()).spawn(move || {
             // What cannot be packed (a full disk) stays as it is, is read like any other file, and is packed at the
             // next start.
-            let _ = pack(&path);
+            let _ = pack(&path, length);
         });
         self.packers.extend(spawned.ok());
     }
@@ -312,6 +316,7 @@ fn append(segment: &mut Segment, lines: &[Vec<u8>], durability: Durability) -> i
     });
     match result {
         Ok(()) => segment.length += lines.iter().map(|line| line.len() as u64).sum::<u64>(),
+        // What stays of the lines all the same is not packed with the whole ones.
         Err(_) => segment.file.set_len(segment.length)?,
     }
     result
@@ -392,6 +397,65 @@ mod tests {
         assert_eq!(fs::read_to_string(at("calls-000002.jsonl")).expect("text"), "mine\n");
         assert_eq!(fs::read_to_string(at("calls-000003.jsonl")).expect("text"), "mine too\n");
         assert_eq!(text(&at("calls-000004.jsonl.zst")), "{\"opening\":1}\n{\"line\":2,\"text\":\"0123456789\"}\n");
+    }
+
+    #[test]
+    fn a_packed_segment_never_replaces_a_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        for _ in 0..2 {
+            // The second time a start finds both, and no more has the first one's name.
+            let (mut log, _, mut listen) = open(folder.path(), 40);
+            log.append(b"{\"line\":1}\n".to_vec());
+            listen.read_exact(&mut [0]).expect("a wake");
+            fs::write(at("calls-000001.jsonl.zst"), "mine").expect("written");
+            log.close();
+            assert_eq!(fs::read_to_string(at("calls-000001.jsonl.zst")).expect("text"), "mine");
+            let kept = fs::read_to_string(at("calls-000001.jsonl")).expect("text");
+            assert_eq!(kept, "{\"opening\":1}\n{\"line\":1}\n");
+        }
+        let names = names(folder.path());
+        assert_eq!(names, ["calls-000001.jsonl", "calls-000001.jsonl.zst", "calls-000002.jsonl.zst"]);
+    }
+
+    #[test]
+    fn a_number_whose_packed_name_is_taken_is_passed_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut log, _, mut listen) = open(folder.path(), 16);
+        fs::write(folder.path().join("calls-000002.jsonl.zst"), "mine").expect("written");
+        for _ in 0..2 {
+            log.append(b"{}\n".to_vec());
+            listen.read_exact(&mut [0]).expect("a wake");
+        }
+        log.close();
+        let kept = ["calls-000001.jsonl.zst", "calls-000002.jsonl.zst", "calls-000003.jsonl.zst"];
+        assert_eq!(names(folder.path()), kept);
+        assert_eq!(fs::read(folder.path().join("calls-000002.jsonl.zst")).expect("bytes"), b"mine");
+    }
+
+    #[test]
+    fn a_line_that_could_not_be_taken_back_is_not_packed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("calls-000001.jsonl");
+        fs::write(&path, "{\"a\":1}\n{\"b\":2}\n{\"torn").expect("written");
+        // Neither can it be written to nor be cut.
+        let file = OpenOptions::new().append(true).open("/dev/full").expect("a full device");
+        let (wake, _listen) = UnixStream::pair().expect("a pair");
+        let mut writer = Writer {
+            folder: folder.path().to_owned(),
+            limit: 1000,
+            durability: Durability::Flush,
+            wake,
+            number: 1,
+            segment: Some(Segment { path, file, length: 8, lines: 1 }),
+            packers: Vec::new(),
+        };
+        assert!(writer.write(&[b"{\"b\":2}\n".to_vec()], &Shared::default()).is_err());
+        for packer in writer.packers {
+            packer.join().expect("no panic");
+        }
+        assert_eq!(names(folder.path()), ["calls-000001.jsonl.zst"]);
+        assert_eq!(text(&folder.path().join("calls-000001.jsonl.zst")), "{\"a\":1}\n");
     }
 
     #[test]

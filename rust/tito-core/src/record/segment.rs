@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::json::Cursor;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// What a repair did.
@@ -13,25 +13,32 @@ pub struct Repaired {
     pub last: u64,
     /// Bytes of torn lines that were cut off.
     pub torn: u64,
-    /// Segments that were still open.
-    pub open: Vec<PathBuf>,
+    /// Segments that were still open, and their bytes.
+    pub open: Vec<(PathBuf, u64)>,
 }
 
-/// Packs a segment: the packed file gets its name when it is whole and on disk, then the plain one goes.
-pub(super) fn pack(path: &Path) -> io::Result<()> {
+/// Packs the first `length` bytes of a segment, its whole lines: the packed file gets its name when it is whole and on
+/// disk, then the plain one goes. Where somebody else's file has that name both stay as they are.
+pub(super) fn pack(path: &Path, length: u64) -> io::Result<()> {
     let (temporary, packed) = (hidden(path), with_zst(path));
+    if packed.try_exists()? {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
     let made = || -> io::Result<()> {
-        let mut from = File::open(path)?;
-        let length = from.metadata()?.len();
+        let from = File::open(path)?;
+        if from.metadata()?.len() > length {
+            // A line that failed and could not be taken back; should packing fail, the next start would find it.
+            let _ = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(length));
+        }
         let to = File::create(&temporary)?;
         let mut encoder = zstd::stream::write::Encoder::new(to, 3)?;
         encoder.include_checksum(true)?;
         encoder.set_pledged_src_size(Some(length))?;
         // Prompts grow from call to call, so what repeats lies far back.
         encoder.long_distance_matching(true)?;
-        io::copy(&mut from, &mut encoder)?;
+        io::copy(&mut from.take(length), &mut encoder)?;
         encoder.finish()?.sync_all()?;
-        fs::rename(&temporary, &packed)?;
+        give_name(&temporary, &packed)?;
         if let Some(folder) = path.parent() {
             File::open(folder)?.sync_all()?;
         }
@@ -42,7 +49,39 @@ pub(super) fn pack(path: &Path) -> io::Result<()> {
     })
 }
 
-fn with_zst(path: &Path) -> PathBuf {
+/// Renames a file, never over another one.
+fn give_name(temporary: &Path, name: &Path) -> io::Result<()> {
+    match fs::hard_link(temporary, name) {
+        Ok(()) => fs::remove_file(temporary),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // A file system without links.
+        Err(_) if name.try_exists()? => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(_) => fs::rename(temporary, name),
+    }
+}
+
+/// Whether a segment's packed file holds what the segment does.
+fn is_packed(path: &Path, packed: &Path) -> io::Result<bool> {
+    let mut plain = BufReader::new(File::open(path)?);
+    let Ok(decoder) = zstd::stream::read::Decoder::new(File::open(packed)?) else { return Ok(false) };
+    let mut decoder = BufReader::new(decoder);
+    loop {
+        let mine = plain.fill_buf()?;
+        // What cannot be unpacked is not this log's.
+        let Ok(theirs) = decoder.fill_buf() else { return Ok(false) };
+        let common = mine.len().min(theirs.len());
+        if common == 0 {
+            return Ok(mine.is_empty() && theirs.is_empty());
+        }
+        if mine[..common] != theirs[..common] {
+            return Ok(false);
+        }
+        plain.consume(common);
+        decoder.consume(common);
+    }
+}
+
+pub(super) fn with_zst(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".zst");
     PathBuf::from(name)
@@ -75,17 +114,18 @@ pub fn repair(folder: &Path) -> Result<Repaired> {
         if rest != "jsonl" {
             continue;
         }
-        if with_zst(&path).exists() {
-            // The packed one got its name when it was whole.
+        let packed = with_zst(&path);
+        if packed.exists() && is_packed(&path, &packed).map_err(Error::io("read", named(&path)))? {
             fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
             continue;
         }
         let torn = cut_torn(&path).map_err(Error::io("repair", named(&path)))?;
         repaired.torn += torn;
-        if fs::metadata(&path).map_err(Error::io("read", named(&path)))?.len() == 0 {
+        let length = fs::metadata(&path).map_err(Error::io("read", named(&path)))?.len();
+        if length == 0 {
             fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
         } else {
-            repaired.open.push(path);
+            repaired.open.push((path, length));
         }
     }
     Ok(repaired)
