@@ -3,9 +3,9 @@
     python benches/record.py [--litellm PYTHON] [--only latency,rate,streams,prompt] [--rounds 3]
 
 First it asserts that what comes through is what the engine sends. "no proxy" asks the engine for what the recorder asks
-it for, ids and usage, so that the engine does the same for both; LiteLLM's proxy asks for neither. Then: latency that is added at 64 open calls, calls a
-second, memory at 1,000 open streams, and what a prompt of 200 kB adds. Ways take turns, so that a noisy machine is
-noisy to all of them; a difference is one of quantiles over all rounds.
+it for, ids and usage, so that the engine does the same for both; LiteLLM's proxy asks for neither. Then: latency that
+is added at 64 open calls, calls a second, memory at 1,000 open streams, and what a prompt of 200 kB adds. Ways take
+turns, so that a noisy machine is noisy to all of them; a difference is one of quantiles over all rounds.
 """
 
 import argparse
