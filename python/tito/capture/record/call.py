@@ -180,7 +180,7 @@ class Exchange:
         try:
             try:
                 await self._send(None)
-                async for chunk in upstream.content.iter_any():
+                while chunk := await upstream.content.readany():
                     if out := self.dialect.events(events.feed(chunk)):
                         await self._send(out)
                     if events.done or events.fault is not None:
@@ -210,10 +210,11 @@ class Exchange:
         try:
             if text is None:
                 await response.prepare(self.http)
+            elif last:
+                # The last events and the end of the body in one packet.
+                await response.write_eof(text)
             else:
                 await response.write(text)
-            if last:
-                await response.write_eof()
         except (ConnectionError, aiohttp.ClientError):
             raise _GoneError from None
 

@@ -126,10 +126,11 @@ impl Stream {
             let end = memchr::memchr(b'\n', &event[at..]).map_or(event.len(), |n| at + n + 1);
             let line = &event[at..end];
             at = end;
-            let Some(data) = line.trim_ascii().strip_prefix(b"data:").map(<[u8]>::trim_ascii) else {
+            let Some(rest) = line.trim_ascii_start().strip_prefix(b"data:").map(<[u8]>::trim_ascii_start) else {
                 out.extend_from_slice(line);
                 continue;
             };
+            let (start, data) = (line.len() - rest.len(), rest.trim_ascii_end());
             if data == b"[DONE]" {
                 self.done = true;
                 out.extend_from_slice(line);
@@ -139,7 +140,6 @@ impl Stream {
                 let mut edits = Edits::default();
                 passes &= self.chunk(data, &mut edits)?;
                 // The text from `data:` up to the JSON, and the line's end, stay what they are.
-                let start = memchr::memmem::find(line, data).unwrap_or(0);
                 out.extend_from_slice(&line[..start]);
                 edits.apply(data, out);
                 out.extend_from_slice(&line[start + data.len()..]);

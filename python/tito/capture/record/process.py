@@ -1,0 +1,36 @@
+"""What a process that does nothing but record may set for the whole of itself: how memory is kept.
+
+Not for `tito.recording`, whose process belongs to somebody else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+
+__all__ = ["settle_memory"]
+
+# Of <malloc.h>.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT = 64 << 20
+_LARGE = 32 << 20
+_YOUNG = 20_000
+
+
+def settle_memory() -> None:
+    """Keeps memory that calls free for the calls after them, and looks for garbage less often.
+
+    The C library gives large buffers back to the system as soon as they are free: of the 3.1 ms of processor time of a
+    call with a prompt of 200 kB, 1.1 went into page faults. What is alive now stays so, and is not looked through
+    again: a small call takes 330 µs, not 395.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        # A C library without it (macOS, musl) keeps memory as it likes.
+        return
+    mallopt(_TRIM_THRESHOLD, _KEPT)
+    mallopt(_MMAP_THRESHOLD, _LARGE)
