@@ -79,6 +79,15 @@ def test_equal_ids_under_two_names_are_counted_and_kept(tmp_path):
     assert len({row["capture_hash"] for row in run.rows}) == 1
 
 
+def test_what_a_call_is_hashed_by(tmp_path):
+    """xxhash.xxh3_128(struct.pack(f"<{len(ids)}iQ", *ids, len(prompt))), ids = prompt + output, by its own package."""
+    rows = runs.convert(dumps.write(tmp_path / "d.jsonl", dumps.line(0), dumps.line(3)), tmp_path / "o.parquet").rows
+    assert [row["capture_hash"] for row in rows] == [
+        "00cc0d16a6737f353d7e49bb1a82507a",
+        "1f9013016bfafdccf3d40acef65aa558",
+    ]
+
+
 def test_a_line_without_id_is_told_by_its_time(tmp_path):
     line = dumps.line(0, call_id=None, started=5.0)
     dump = dumps.write(tmp_path / "d.jsonl", line, line, dumps.line(0, call_id=None, started=6.0))

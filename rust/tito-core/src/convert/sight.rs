@@ -4,7 +4,6 @@ use super::identity::Identities;
 use crate::capture::{Call, Finish, Parsed, Skip};
 use crate::error::Place;
 use crate::ids::Id;
-use crate::ids::chain::ChainHash;
 use crate::rows::Text;
 use serde::{Deserialize, Serialize};
 use twox_hash::xxhash3_128;
@@ -23,39 +22,43 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// xxh3-128 over the prompt's length (64 bit, little endian), the prompt and the output (32 bit each).
+    /// xxh3-128 over prompt and output (32 bit, little endian each) and the prompt's length (64 bit). The length stands
+    /// last, so that a prompt's hash goes on from that of the prompt it goes on from.
     #[must_use]
     pub fn of(prompt: &[Id], output: &[Id]) -> Self {
-        let mut hasher = xxhash3_128::Hasher::new();
-        hasher.write(&(prompt.len() as u64).to_le_bytes());
-        hasher.write(bytemuck::cast_slice(prompt));
-        let prompt_hash = hasher.finish_128() as u64;
-        hasher.write(bytemuck::cast_slice(output));
-        let hash = hasher.finish_128().to_be_bytes();
-        Self { prompt: prompt.len() as u32, output: output.len() as u32, prompt_hash, hash }
-    }
-
-    /// The same of a prompt that begins with `shared` ids of the one before.
-    fn going_on(chain: &mut ChainHash, prompt: &[Id], output: &[Id], shared: usize) -> Self {
-        if shared == 0 {
-            chain.begin();
-            return Self::of(prompt, output);
-        }
-        match chain.of(prompt, output, shared) {
-            None => Self::of(prompt, output),
-            Some((of_prompt, whole)) => Self {
-                prompt: prompt.len() as u32,
-                output: output.len() as u32,
-                prompt_hash: of_prompt as u64,
-                hash: whole.to_be_bytes(),
-            },
-        }
+        Digests::default().next(prompt, output, 0)
     }
 
     /// Ids of prompt and output.
     #[must_use]
     pub fn length(&self) -> usize {
         self.prompt as usize + self.output as usize
+    }
+}
+
+/// Digests of calls, each hashed only where its prompt is new.
+#[derive(Default)]
+struct Digests {
+    /// The last prompt, hashed.
+    prompt: xxhash3_128::Hasher,
+}
+
+impl Digests {
+    /// The digest of a call whose prompt begins with the `shared` ids that were the whole prompt before; 0 if it does not.
+    fn next(&mut self, prompt: &[Id], output: &[Id], shared: usize) -> Digest {
+        if shared == 0 {
+            self.prompt = xxhash3_128::Hasher::new();
+        }
+        self.prompt.write(bytemuck::cast_slice(&prompt[shared..]));
+        let mut whole = self.prompt.clone();
+        whole.write(bytemuck::cast_slice(output));
+        whole.write(&(prompt.len() as u64).to_le_bytes());
+        Digest {
+            prompt: prompt.len() as u32,
+            output: output.len() as u32,
+            prompt_hash: self.prompt.finish_128() as u64,
+            hash: whole.finish_128().to_be_bytes(),
+        }
     }
 }
 
@@ -107,7 +110,7 @@ impl Sighted<'_> {
 #[must_use]
 pub fn sight<'a>(parsed: &'a Parsed<'_>, identities: &Identities) -> Vec<Sighted<'a>> {
     let mut sighted = Vec::with_capacity(parsed.calls.len());
-    let (mut chain, mut before) = (ChainHash::default(), 0..0);
+    let (mut digests, mut before) = (Digests::default(), 0..0);
     for piece in &parsed.pieces {
         for call in &parsed.calls[piece.calls.clone()] {
             let prompt = call.prompt.as_ref().map(|range| &parsed.prompts.values[range.clone()]);
@@ -122,7 +125,7 @@ pub fn sight<'a>(parsed: &'a Parsed<'_>, identities: &Identities) -> Vec<Sighted
                 file: &piece.file,
                 format: piece.format,
                 identity: prompt.and_then(|prompt| identities.of(prompt)),
-                digest: Digest::going_on(&mut chain, prompt.unwrap_or_default(), output.unwrap_or_default(), shared),
+                digest: digests.next(prompt.unwrap_or_default(), output.unwrap_or_default(), shared),
                 turn: call.turn,
                 retried: false,
                 skip: None,
@@ -199,5 +202,30 @@ fn mark_retries(calls: &mut [Sighted<'_>]) {
     }
     for at in retried {
         calls[at].retried = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn digests_that_go_on_are_those_of_calls_alone(
+            calls in prop::collection::vec((any::<bool>(), 0usize..700, 0usize..300), 1..12),
+        ) {
+            let (mut digests, mut prompt, mut shared) = (Digests::default(), Vec::<Id>::new(), 0);
+            for (n, (goes_on, new, output)) in calls.into_iter().enumerate() {
+                if !goes_on {
+                    prompt.clear();
+                    shared = 0;
+                }
+                prompt.extend((0..new as Id).map(|id| id * 7 + n as Id));
+                let output: Vec<Id> = (0..output as Id).collect();
+                prop_assert_eq!(digests.next(&prompt, &output, shared), Digest::of(&prompt, &output));
+                shared = prompt.len();
+            }
+        }
     }
 }

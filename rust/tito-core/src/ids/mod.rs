@@ -1,6 +1,5 @@
 //! What is done to ids: pure functions on slices, no I/O.
 
-pub mod chain;
 pub mod edit;
 pub mod loss;
 mod markers;
