@@ -98,12 +98,37 @@ def test_each_kind_is_told(tmp_path, qwen3, name):
     rollout = [(HEAD + TAIL, output), (later, said("ok"))]
     for tokenizer, expected in ((qwen3, kind), (None, by_ids)):
         proof = prove(tmp_path, tokenizer, rollout).counts["prove_think"]
-        examples = (
-            {}
-            if expected == "equal"
-            else {expected: [f"{tmp_path}/d.jsonl: record 1, turn 0: shown in the prompt of record 2"]}
-        )
-        assert proof == {"compared": 1, "shown": {expected: 1}, "last": 1, "retried": 0, "examples": examples}
+        examples = proof.pop("examples")
+        assert proof == {"compared": 1, "shown": {expected: 1}, "last": 1, "retried": 0}
+        assert list(examples) == ([] if expected == "equal" else [expected])
+        for told in examples.get(expected, []):
+            start = f"{tmp_path}/d.jsonl: record 1, turn 0: shown in the prompt of record 2, from id "
+            assert told.startswith(start)
+            at, _, texts = told.removeprefix(start).partition(" on: ")
+            assert_apart(output, later, int(at), texts, tokenizer is not None)
+
+
+def assert_apart(output, later, at, texts, decoded):
+    """The prompt shows something else from its id `at` on; the text around it is that of both."""
+    there, _, here = texts.partition(" where the answer has ")
+    behind = at - len(HEAD + TAIL)
+    if not here:
+        # The first message that is another one.
+        asked = HEAD + TAIL
+        end = later.index(TAIL[0], at + 1)
+        assert later[:at] == asked[:at]
+        assert later[at] == TAIL[0]
+        assert later[at:end] != asked[at:end]
+    else:
+        closer = made.qwen("qwen3").token_to_id("</think>")
+        answer = output[output.index(closer) + 2 : -1] if closer in output else output[:-1]
+        assert (later[len(HEAD + TAIL) : at], later[at]) != (answer[:behind], ([*answer, None])[behind])
+        assert later[len(HEAD + TAIL) : at] == answer[:behind]
+    if decoded:
+        text = made.qwen("qwen3").decode(later[max(at - 6, 0) : at + 6], skip_special_tokens=False)
+        assert json.loads(there) == text
+    else:
+        assert json.loads(there) == later[max(at - 6, 0) : at + 6]
 
 
 def test_an_open_tail_and_an_empty_pair(tmp_path):

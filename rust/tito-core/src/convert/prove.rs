@@ -10,8 +10,8 @@ use super::sight::Sighted;
 use super::weave::Source;
 use crate::capture::Finish;
 use crate::error::Result;
-use crate::ids::Id;
 use crate::ids::think::{Found, cut};
+use crate::ids::{Id, common_prefix};
 use crate::tokens::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,6 +20,8 @@ use twox_hash::xxhash3_64;
 
 /// Places that each kind keeps.
 const EXAMPLES: usize = 3;
+/// Ids before and behind the first one that differs that are shown of a place.
+const CONTEXT: usize = 6;
 
 /// How a later prompt shows an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -68,11 +70,11 @@ impl Proof {
         }
     }
 
-    fn tell(&mut self, kind: Shown, example: Example) {
+    fn tell(&mut self, kind: Shown, example: impl FnOnce() -> Example) {
         *self.shown.entry(kind).or_default() += 1;
         let examples = self.examples.entry(kind).or_default();
         if kind != Shown::Equal && examples.len() < EXAMPLES {
-            examples.push(example);
+            examples.push(example());
         }
     }
 
@@ -96,6 +98,31 @@ struct Told {
     answer: Vec<Id>,
 }
 
+/// Where a prompt first shows something else.
+struct Apart {
+    /// Position in the prompt.
+    at: usize,
+    /// Position in the answer; none where what differs stands before it.
+    in_answer: Option<usize>,
+}
+
+impl Apart {
+    /// The first id of two lists that differs.
+    fn of(answer: &[Id], shown: &[Id], starts: usize) -> Self {
+        let at = common_prefix(answer, shown);
+        Self { at: starts + at, in_answer: Some(at) }
+    }
+
+    fn tell(&self, tokenizer: Option<&Tokenizer>, answer: &[Id], prompt: &[Id]) -> String {
+        let text = |ids: &[Id], at: usize| {
+            let ids = &ids[at.saturating_sub(CONTEXT)..(at + CONTEXT).min(ids.len())];
+            tokenizer.map_or_else(|| format!("{ids:?}"), |known| format!("{:?}", String::from_utf8_lossy(&known.decode(ids))))
+        };
+        let there = format!(", from id {} on: {}", self.at, text(prompt, self.at));
+        self.in_answer.map_or(there.clone(), |at| format!("{there} where the answer has {}", text(answer, at)))
+    }
+}
+
 impl Plan {
     /// Compares each call of a rollout with the next one.
     pub(super) fn prove(
@@ -114,10 +141,13 @@ impl Plan {
             let Some(known) = sighted.identity.map(|index| self.identities.get(index)) else { continue };
             let (prompt, output) = source.ids(turn[0])?;
             if let Some(told) = before.take() {
-                let kind = shown(known, self.tokenizer.as_ref(), &told, prompt, &mut found);
-                let place = calls[told.call].place();
-                let message = format!("shown in the prompt of record {}", sighted.call.record);
-                proof.tell(kind, Example { place, message });
+                let tokenizer = self.tokenizer.as_ref();
+                let (kind, from) = shown(known, tokenizer, &told, prompt, &mut found);
+                proof.tell(kind, || {
+                    let message = format!("shown in the prompt of record {}", sighted.call.record);
+                    let told_apart = from.map(|from| from.tell(tokenizer, &told.answer, prompt));
+                    Example { place: calls[told.call].place(), message: message + &told_apart.unwrap_or_default() }
+                });
             }
             if turn.len() > 1 {
                 proof.retried += turn.len() as u64;
@@ -162,37 +192,51 @@ fn messages_of(known: &Known, prompt: &[Id]) -> Vec<Option<u64>> {
     starts.iter().zip(ends).map(hash).collect()
 }
 
-fn shown(known: &Known, tokenizer: Option<&Tokenizer>, told: &Told, prompt: &[Id], found: &mut Found) -> Shown {
+/// How the prompt shows the answer, and where it first shows something else.
+fn shown(
+    known: &Known,
+    tokenizer: Option<&Tokenizer>,
+    told: &Told,
+    prompt: &[Id],
+    found: &mut Found,
+) -> (Shown, Option<Apart>) {
     let rule = &known.rule;
     let starts = rule.turn_starts(prompt);
     let now = messages_of(known, prompt);
     let at = told.messages.len();
+    let before = common_prefix(&told.messages, &now);
+    let answer = (before == at).then(|| starts.get(at).and_then(|start| rule.answer_at(prompt, *start))).flatten();
     // Behind the answer at least the turn that is to be filled next must stand.
-    if now.len() < at + 2 || now[..at] != told.messages[..] {
-        return Shown::Compaction;
-    }
-    let Some(answer) = rule.answer_at(prompt, starts[at]) else { return Shown::Compaction };
-    let there = &prompt[answer];
-    let pair = rule.history_pair();
-    let bare = there.strip_prefix(pair).unwrap_or(there);
+    let (Some(answer), true) = (answer, now.len() >= at + 2) else {
+        let at = starts.get(before).copied().unwrap_or(prompt.len());
+        return (Shown::Compaction, Some(Apart { at, in_answer: None }));
+    };
+    let there = &prompt[answer.clone()];
+    let bare = there.strip_prefix(rule.history_pair()).unwrap_or(there);
     if there == told.answer || bare == told.answer {
-        return Shown::Equal;
+        return (Shown::Equal, None);
     }
+    let apart = Some(Apart::of(&told.answer, bare, answer.end - bare.len()));
     rule.find_in_answer(bare, found);
     if !found.spans.is_empty() {
-        return Shown::ThinkKept;
+        return (Shown::ThinkKept, apart);
     }
-    let Some(tokenizer) = tokenizer else { return Shown::OtherIds };
-    let (new, old) = (tokenizer.decode(bare), tokenizer.decode(&told.answer));
+    let Some(tokenizer) = tokenizer else { return (Shown::OtherIds, apart) };
+    (by_text(known, tokenizer, &told.answer, bare, there), apart)
+}
+
+/// How unlike ids are alike as text; `there` is what is shown with the empty pair that may stand before it.
+fn by_text(known: &Known, tokenizer: &Tokenizer, answer: &[Id], bare: &[Id], there: &[Id]) -> Shown {
+    let (new, old) = (tokenizer.decode(bare), tokenizer.decode(answer));
     if new == old || tokenizer.decode(there) == old {
         return Shown::Retokenised;
     }
     if new.trim_ascii() == old.trim_ascii() {
         return Shown::TemplateRewrite;
     }
-    match (rule.tool_call(bare), rule.tool_call(&told.answer)) {
+    match (known.rule.tool_call(bare), known.rule.tool_call(answer)) {
         (Some(a), Some(b)) => {
-            let (new, old) = (tokenizer.decode(&bare[..a]), tokenizer.decode(&told.answer[..b]));
+            let (new, old) = (tokenizer.decode(&bare[..a]), tokenizer.decode(&answer[..b]));
             if new.trim_ascii() == old.trim_ascii() { Shown::TemplateRewrite } else { Shown::Other }
         }
         _ => Shown::Other,
