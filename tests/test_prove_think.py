@@ -60,6 +60,18 @@ CASES = {
         "think_kept",
         "think_kept",
     ),
+    "thinking kept, another answer": (
+        said(THINKING + ANSWER),
+        shown(ids(THINKING + "No.")),
+        "other",
+        "other_ids",
+    ),
+    "thinking kept, other ids": (
+        said(THINKING + ANSWER),
+        shown(ids(THINKING) + letters(ANSWER)),
+        "retokenised",
+        "other_ids",
+    ),
     "trimmed": (said(THINKING + ANSWER + "  \n"), shown(ids(ANSWER)), "template_rewrite", "other_ids"),
     "call rewritten": (
         said(THINKING + ANSWER + "\n" + CALL.replace(": {", ":  {")),
@@ -99,7 +111,7 @@ def test_each_kind_is_told(tmp_path, qwen3, name):
     for tokenizer, expected in ((qwen3, kind), (None, by_ids)):
         proof = prove(tmp_path, tokenizer, rollout).counts["prove_think"]
         examples = proof.pop("examples")
-        assert proof == {"compared": 1, "shown": {expected: 1}, "last": 1, "retried": 0}
+        assert proof == {"compared": 1, "shown": {expected: 1}, "last": 1, "retried": 0, "unknown": 0}
         assert list(examples) == ([] if expected == "equal" else [expected])
         for told in examples.get(expected, []):
             start = f"{tmp_path}/d.jsonl: record 1, turn 0: shown in the prompt of record 2, from id "
@@ -121,7 +133,8 @@ def assert_apart(output, later, at, texts, decoded):
         assert later[at:end] != asked[at:end]
     else:
         closer = made.qwen("qwen3").token_to_id("</think>")
-        answer = output[output.index(closer) + 2 : -1] if closer in output else output[:-1]
+        whole = closer in output and closer in later
+        answer = output[output.index(closer) + 2 : -1] if closer in output and not whole else output[:-1]
         assert (later[len(HEAD + TAIL) : at], later[at]) != (answer[:behind], ([*answer, None])[behind])
         assert later[len(HEAD + TAIL) : at] == answer[:behind]
     if decoded:
@@ -169,7 +182,19 @@ def test_retries_and_last_calls_are_not_compared(tmp_path, qwen3):
     ]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     proof = runs.count(tmp_path / "d.jsonl", prove_think=True)["prove_think"]
-    assert proof == {"compared": 0, "shown": {}, "last": 1, "retried": 2, "examples": {}}
+    assert proof == {"compared": 0, "shown": {}, "last": 1, "retried": 2, "unknown": 0, "examples": {}}
+
+
+def test_a_check_tells_of_drift_unasked(tmp_path, run):
+    output, later, _, _ = CASES["other ids"]
+    line = {"rollout_id": "r", "turn": 0, "prompt_ids": HEAD + TAIL, "output_ids": output}
+    after = {"rollout_id": "r", "turn": 1, "prompt_ids": later, "output_ids": said("ok")}
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(one) + "\n" for one in (line, after)))
+    code, _, err = run("check", "d.jsonl")
+    words = "drift: 1 of 1 answers stand in the next prompt in other ids than were sampled; rows hold what was sampled"
+    assert code == 0
+    assert f"warning: {words}, and prompts what the engine saw\n" in err
+    assert "shown     other ids: d.jsonl: record 1, turn 0: shown in the prompt of record 2, from id " in err
 
 
 def test_three_places_of_a_kind_are_told(tmp_path, qwen3):

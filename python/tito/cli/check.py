@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     # All that is bad is wanted here, not the first alone; `--bad skip` then forgives it.
     chosen = policies(args, bad="skip")
     with bar(args.quiet) as progress:
-        report = check(
-            args.inputs, **input_options(args), policies=chosen, expect_rows=args.expect_rows, progress=progress
-        )
+        # What later prompts show of answers costs a check little, and drift is what nobody sees.
+        given = {**input_options(args), "prove_think": True}
+        report = check(args.inputs, **given, policies=chosen, expect_rows=args.expect_rows, progress=progress)
     tell(report, quiet=args.quiet, as_json=args.json)
     for reason, examples in report.examples.items():
         for example in examples:

@@ -267,6 +267,7 @@ def _proof(counts: Mapping[str, Any]) -> Iterable[str]:
     yield (
         f"{_many(proof['compared'], 'answer')} in the next prompt: {_by_name(shown) or 'none'}; "
         f"{proof['last']:,} with no next prompt, {proof['retried']:,} retried"
+        + (f", {proof['unknown']:,} of a tokenizer without a profile" if proof["unknown"] else "")
     )
     for kind, places in proof["examples"].items():
         for place in places:

@@ -32,7 +32,7 @@ _MOST_SPREAD = 1000.0
 
 def find_warnings(data: Mapping[str, Any]) -> list[str]:
     """Each `name: sentence`, in a fixed order."""
-    rules = (_balance, _spread, _sides, _think, _section, _served, _judgement, _naming, _amounts)
+    rules = (_balance, _spread, _sides, _think, _section, _drift, _served, _judgement, _naming, _amounts)
     return [warning for rule in rules for warning in rule(data)]
 
 
@@ -191,6 +191,21 @@ def _naming(data: Mapping[str, Any]) -> Iterable[str]:
         yield (
             f"repeated_ids: {counts['repeated_ids']:,} calls have the very ids of another call under another name; "
             "were captures copied into the dump twice?"
+        )
+
+
+# How a later prompt shows an answer that the student would not see so.
+_DRIFTED = ("retokenised", "template_rewrite", "other", "other_ids")
+
+
+def _drift(data: Mapping[str, Any]) -> Iterable[str]:
+    proof = data["counts"].get("prove_think")
+    if proof is None:
+        return
+    if n := sum(proof["shown"].get(kind, 0) for kind in _DRIFTED):
+        yield (
+            f"drift: {n:,} of {proof['compared']:,} answers stand in the next prompt in other ids than were sampled; "
+            "rows hold what was sampled, and prompts what the engine saw"
         )
 
 

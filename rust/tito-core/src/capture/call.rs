@@ -152,6 +152,7 @@ impl Skip {
             Self::Dropped => "the next prompt leaves the reply out",
             Self::Unconsumed => "nobody used the reply, says whoever ran the rollout",
             Self::Abandoned => "the rollout was given up, or opened and never closed",
+            Self::NoCapture => "the engine gave no ids, and the request failed",
             Self::TextOnly => "the engine gave text and no ids",
             _ => "the capture sets the call aside",
         }

@@ -87,8 +87,13 @@ pub(super) fn read<'a>(c: &mut Cursor<'a>, parsed: &mut Parsed<'a>, record: &Rec
                 let error = c.raw()?;
                 call.failed |= !matches!(error, b"null" | b"false" | b"\"\"");
                 Cursor::new(error).object::<Fault>(|c, key| {
-                    if key == b"type" && text(c)?.as_deref() == Some("context_overflow") {
-                        call.set_aside = Some(Skip::ContextOverflow);
+                    if key == b"type" {
+                        // What `tito record` calls failures that have a reason of their own here.
+                        call.set_aside = match text(c)?.as_deref() {
+                            Some("context_overflow") => Some(Skip::ContextOverflow),
+                            Some("missing_ids") => Some(Skip::NoCapture),
+                            _ => call.set_aside,
+                        };
                     }
                     Ok(())
                 })?;

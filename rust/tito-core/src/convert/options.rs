@@ -374,8 +374,6 @@ impl Options {
             Some("--think")
         } else if self.drop_section.is_some() {
             Some("--drop-section")
-        } else if self.prove_think {
-            Some("--prove-think")
         } else if self.max_length.is_some() && self.overlong == Overlong::TrimPrompt {
             Some("--overlong trim-prompt")
         } else {

@@ -50,6 +50,8 @@ pub struct Proof {
     pub shown: BTreeMap<Shown, u64>,
     /// Calls that no later prompt of their rollout follows.
     pub last: u64,
+    /// Calls of a tokenizer that no profile is known of.
+    pub unknown: u64,
     /// Calls that another call answers too, so that the later prompt may show either.
     pub retried: u64,
     examples: BTreeMap<Shown, Vec<Example>>,
@@ -63,6 +65,7 @@ impl Proof {
         }
         self.last += other.last;
         self.retried += other.retried;
+        self.unknown += other.unknown;
         for (kind, more) in other.examples {
             let examples = self.examples.entry(kind).or_default();
             examples.extend(more);
@@ -85,7 +88,7 @@ impl Proof {
         let told = self.examples.iter().filter(|(_, list)| !list.is_empty());
         let examples: BTreeMap<_, _> = told.map(|(kind, list)| (*kind, lines(list))).collect();
         json!({"compared": self.shown.values().sum::<u64>(), "shown": self.shown, "last": self.last,
-               "retried": self.retried, "examples": examples})
+               "retried": self.retried, "unknown": self.unknown, "examples": examples})
     }
 }
 
@@ -94,7 +97,9 @@ struct Told {
     call: usize,
     /// Hashes of the messages that it saw; none for an assistant's.
     messages: Vec<Option<u64>>,
-    /// Its output without thinking and stop id.
+    /// Its output without the stop id.
+    output: Vec<Id>,
+    /// The same without thinking.
     answer: Vec<Id>,
 }
 
@@ -102,24 +107,30 @@ struct Told {
 struct Apart {
     /// Position in the prompt.
     at: usize,
-    /// Position in the answer; none where what differs stands before it.
-    in_answer: Option<usize>,
+    /// Position in the answer, and whether its thinking is counted; none where what differs stands before it.
+    in_answer: Option<(usize, bool)>,
 }
 
 impl Apart {
     /// The first id of two lists that differs.
-    fn of(answer: &[Id], shown: &[Id], starts: usize) -> Self {
+    fn of(answer: &[Id], shown: &[Id], starts: usize, whole: bool) -> Self {
         let at = common_prefix(answer, shown);
-        Self { at: starts + at, in_answer: Some(at) }
+        Self { at: starts + at, in_answer: Some((at, whole)) }
     }
 
-    fn tell(&self, tokenizer: Option<&Tokenizer>, answer: &[Id], prompt: &[Id]) -> String {
+    fn tell(&self, tokenizer: Option<&Tokenizer>, told: &Told, prompt: &[Id]) -> String {
         let text = |ids: &[Id], at: usize| {
             let ids = &ids[at.saturating_sub(CONTEXT)..(at + CONTEXT).min(ids.len())];
-            tokenizer.map_or_else(|| format!("{ids:?}"), |known| format!("{:?}", String::from_utf8_lossy(&known.decode(ids))))
+            tokenizer.map_or_else(
+                || format!("{ids:?}"),
+                |known| format!("{:?}", String::from_utf8_lossy(&known.decode(ids))),
+            )
         };
         let there = format!(", from id {} on: {}", self.at, text(prompt, self.at));
-        self.in_answer.map_or(there.clone(), |at| format!("{there} where the answer has {}", text(answer, at)))
+        self.in_answer.map_or(there.clone(), |(at, whole)| {
+            let answer = if whole { &told.output } else { &told.answer };
+            format!("{there} where the answer has {}", text(answer, at))
+        })
     }
 }
 
@@ -138,14 +149,17 @@ impl Plan {
         let kept: Vec<usize> = order.iter().copied().filter(|call| is_kept(&calls[*call])).collect();
         for turn in kept.chunk_by(|a, b| calls[*a].turn == calls[*b].turn) {
             let sighted = &calls[turn[0]];
-            let Some(known) = sighted.identity.map(|index| self.identities.get(index)) else { continue };
+            let Some(known) = sighted.identity.map(|index| self.identities.get(index)) else {
+                proof.unknown += turn.len() as u64;
+                continue;
+            };
             let (prompt, output) = source.ids(turn[0])?;
             if let Some(told) = before.take() {
                 let tokenizer = self.tokenizer.as_ref();
                 let (kind, from) = shown(known, tokenizer, &told, prompt, &mut found);
                 proof.tell(kind, || {
                     let message = format!("shown in the prompt of record {}", sighted.call.record);
-                    let told_apart = from.map(|from| from.tell(tokenizer, &told.answer, prompt));
+                    let told_apart = from.map(|from| from.tell(tokenizer, &told, prompt));
                     Example { place: calls[told.call].place(), message: message + &told_apart.unwrap_or_default() }
                 });
             }
@@ -163,7 +177,7 @@ impl Plan {
             let mut messages = messages_of(known, prompt);
             // The last one is the turn that the output fills.
             messages.pop();
-            before = Some(Told { call: turn[0], messages, answer: cut(output, &found.spans) });
+            before = Some(Told { call: turn[0], messages, output: output.to_vec(), answer: cut(output, &found.spans) });
         }
         proof.last += u64::from(before.is_some());
         Ok(())
@@ -216,11 +230,19 @@ fn shown(
     if there == told.answer || bare == told.answer {
         return (Shown::Equal, None);
     }
-    let apart = Some(Apart::of(&told.answer, bare, answer.end - bare.len()));
+    let from = answer.end - bare.len();
     rule.find_in_answer(bare, found);
     if !found.spans.is_empty() {
-        return (Shown::ThinkKept, apart);
+        // What stands behind the thinking may have changed all the same.
+        let behind = cut(bare, &found.spans);
+        let apart = Some(Apart::of(&told.output, bare, from, true));
+        return match (behind == told.answer, tokenizer) {
+            (true, _) => (Shown::ThinkKept, apart),
+            (false, None) => (Shown::OtherIds, apart),
+            (false, Some(tokenizer)) => (by_text(known, tokenizer, &told.answer, &behind, &behind), apart),
+        };
     }
+    let apart = Some(Apart::of(&told.answer, bare, from, false));
     let Some(tokenizer) = tokenizer else { return (Shown::OtherIds, apart) };
     (by_text(known, tokenizer, &told.answer, bare, there), apart)
 }
