@@ -442,7 +442,7 @@ def test_the_manifest_names_the_source(tmp_path):
     assert (manifest["source"]["rows"], manifest["source"]["profile"]) == ("turn", "qwen3")
     assert manifest["output"]["bytes"] == (tmp_path / "trl.parquet").stat().st_size
     assert manifest["loses"] == ["weights", "provenance", "logprobs"]
-    assert "max_length=9" in manifest["settings"][0]
+    assert "max_length=1024" in manifest["settings"][0]
 
 
 def test_the_first_id_of_a_sequence_has_no_loss(tmp_path):

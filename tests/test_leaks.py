@@ -191,3 +191,11 @@ def test_check_tells_leaks_too(tmp_path, qwen3):
     (tmp_path / "d.jsonl").write_text(json.dumps(call(0, output=SECTION)) + "\n")
     with pytest.raises(tito.DataError, match="the row holds 8 words"):
         tito.check(tmp_path / "d.jsonl", policies=Policies(leak_scan=SECTION, bad="skip"), tokenizer=qwen3)
+
+
+@pytest.mark.parametrize("name", ["leak_scan", "leak_ignore", "drop_section"])
+@pytest.mark.parametrize("path", ["steering.md", "/nope/steering", "a/b.txt"])
+def test_a_file_given_as_text_is_refused(name, path):
+    with pytest.raises(tito.UsageError, match=f"{name}: '{path}' is the name of a file, not a text"):
+        tito.Policies(**{name: path})
+    assert getattr(tito.Policies(**{name: "see a/b.txt"}), name) == "see a/b.txt"

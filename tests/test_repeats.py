@@ -60,7 +60,7 @@ def test_a_call_that_comes_twice_and_is_told_otherwise_is_counted(tmp_path, firs
     report = tito.convert(dump, tmp_path / "o.parquet")
     assert (report.skipped["duplicate"], report.data["counts"]["retold"]) == (1, retold)
     told = [warning for warning in report.warnings() if warning.startswith("retold")]
-    words = "of 1 call a second line has the same ids and another finish, kind, turn or parse error"
+    words = "of 1 call a second line has the same ids and another rollout, finish, kind, turn or parse error"
     assert told == [f"retold: {words}; the first line counts"] * retold
 
 
@@ -77,6 +77,20 @@ def test_equal_ids_under_two_names_are_counted_and_kept(tmp_path):
     run = runs.convert(dump, tmp_path / "o.parquet")
     assert (len(run.rows), run.counts["repeated_ids"]) == (2, 1)
     assert len({row["capture_hash"] for row in run.rows}) == 1
+
+
+def test_a_prompt_that_was_saved_with_the_output_is_told(tmp_path):
+    whole = dumps.line(0, output_ids=[*dumps.prompt(0), *dumps.OUTPUT])
+    report = tito.convert(dumps.write(tmp_path / "d.jsonl", whole, dumps.line(1)), tmp_path / "o.parquet")
+    assert report.data["counts"]["prompt_in_output"] == 1
+    assert any(warning.startswith("prompt_in_output: 1 output begins") for warning in report.warnings())
+
+
+def test_one_reply_in_two_rollouts_is_one_call_and_told(tmp_path):
+    lines = [dumps.logged(0, session_id=name) for name in ("a", "b")]
+    report = tito.convert(dumps.write(tmp_path / "d.jsonl", *lines), tmp_path / "o.parquet")
+    assert report.skipped == {"duplicate": 1}
+    assert report.data["counts"]["retold"] == 1
 
 
 def test_what_a_call_is_hashed_by(tmp_path):

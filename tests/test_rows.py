@@ -5,6 +5,8 @@ import gc
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import dumps
@@ -290,3 +292,28 @@ def test_the_word_calls_in_a_text_says_nothing_of_the_kind(tmp_path):
     tito.convert(dump, tmp_path / "o.jsonl")
     (tmp_path / "o.jsonl.manifest.json").unlink()
     assert tito.open_rows(tmp_path / "o.jsonl").kind == "turn"
+
+
+def test_a_file_that_was_written_without_a_row(tmp_path):
+    lines = [dumps.line(n, rollout_id=f"r{n}", task_id=f"t{n}") for n in range(4)]
+    for n, line in enumerate(lines):
+        dumps.write(tmp_path / f"in{n}.jsonl", line)
+    parts = [sys.executable, "-m", "tito", "convert", *(f"in{n}.jsonl" for n in range(4)), "-o", "r.jsonl"]
+    subprocess.run([*parts, "--part-mb", "0.0001", "--val", "1", "--quiet"], cwd=tmp_path, check=True)
+    empty = sorted(path for path in tmp_path.glob("r.val-*.jsonl") if not path.stat().st_size)
+    assert len(empty) > 1
+    assert len(tito.open_rows(empty[0])) == 0
+    assert sum(len(tito.open_rows(path)) for path in tmp_path.glob("r.val-*.jsonl")) == 1
+    full = next(path for path in tmp_path.glob("r.val-*.jsonl") if path.stat().st_size)
+    full.write_bytes(b"")
+    with pytest.raises(tito.DataError, match="the file is empty"):
+        tito.open_rows(full)
+
+
+@pytest.mark.parametrize("ids", [[1, 2.9, 3], [True, 2, 3], [1, 2, "3"], [1, None, 3]])
+def test_what_is_no_id_is_refused(tmp_path, ids):
+    tito.convert(dumps.write(tmp_path / "d.jsonl", dumps.line(0)), tmp_path / "r.jsonl")
+    row = json.loads((tmp_path / "r.jsonl").read_text())
+    (tmp_path / "other.jsonl").write_text(json.dumps({**row, "input_ids": ids}) + "\n")
+    with pytest.raises(tito.DataError, match=r"other\.jsonl: record 1: "):
+        tito.open_rows(tmp_path / "other.jsonl")[0]

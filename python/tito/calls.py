@@ -336,8 +336,15 @@ def _hash(value: str | bytes) -> bytes:
     return bytes.fromhex(value) if isinstance(value, str) else value
 
 
+# One word with a folder or an ending: nobody removes such a text from prompts.
+_LIKE_A_FILE = re.compile(r"\S*(/|\.\w{1,8})\S*")
+
+
 def _text_of(name: str, value: str | Path | None) -> str | None:
     if not isinstance(value, Path):
+        if value is not None and _LIKE_A_FILE.fullmatch(value):
+            hint = "give pathlib.Path(...) for a file; a str is the text itself"
+            raise with_hint(UsageError(f"{name}: {value!r} is the name of a file, not a text"), hint)
         return value
     try:
         return value.read_text(encoding="utf-8")

@@ -357,14 +357,18 @@ class _LinesFile:
                 at += len(line)
         self._starts = starts
         if not starts:
-            raise with_hint(DataError(f"{name}: the file is empty"), "open files that `tito convert` wrote")
+            # Refuses it unless its manifest says that no row was written.
+            self.metadata: Mapping[str, str] = rows_metadata(name)
+            self.columns: tuple[str, ...] = ()
+            self.kind = self.metadata.get("tito.rows") or "turn"
+            return
         first = self._columns(0)
         if missing := [column for column in _NEEDED if column not in first]:
             raise with_hint(
                 DataError(f"{name}: line 1 is no row: no {missing[0]!r}"), "open files that `tito convert` wrote"
             )
-        self.columns: tuple[str, ...] = tuple(first)
-        self.metadata: Mapping[str, str] = rows_metadata(name)
+        self.columns = tuple(first)
+        self.metadata = rows_metadata(name)
         self.kind = self.metadata.get("tito.rows") or self._judge()
 
     def _judge(self) -> str:
@@ -379,9 +383,12 @@ class _LinesFile:
 
         columns = self._columns(at)
         for name, dtype in _LISTS.items():
-            if columns.get(name) is not None:
-                columns[name] = np.array(columns[name], dtype)
-                columns[name].flags.writeable = False
+            if (values := columns.get(name)) is None:
+                continue
+            if dtype.startswith("int") and not set(map(type, values)) <= {int}:
+                raise with_hint(DataError(f"{self.name}: record {at + 1}: {name} holds what is no id"), "convert again")
+            columns[name] = np.array(values, dtype)
+            columns[name].flags.writeable = False
         try:
             return Row.from_columns(columns)
         except (KeyError, TypeError, ValueError) as error:

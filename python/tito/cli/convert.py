@@ -127,13 +127,15 @@ def run(args: argparse.Namespace) -> int:
     tell(report, quiet=args.quiet, as_json=args.json)
     if not args.dry_run and not args.quiet:
         file = "ROWS" if args.output == "-" else args.output
-        if in_parts or sized:
+        if in_parts or sized or chosen.group_by == "identity":
             stem, extension = os.path.splitext(file)
             file = f"{stem}-*{extension}"
         as_it_is = _AS_IT_IS[chosen.rows]
-        train = report.data["counts"]["sides"]["train"]
         # TRL takes no weights: without --weights the export would be refused.
-        copies = "" if train["weight"] == train["rows"] else " --weights copies"
+        weights = report.data["weights"]
+        normalized = weights is not None and not weights["least"] == weights["most"] == 1
+        weighs = normalized or (chosen.upweight and chosen.upweight_as == "weight")
+        copies = " --weights copies" if weighs else ""
         then = f"tito convert {file} --format trl{copies} -o trl.parquet"
         print(f"note: these are {as_it_is}. For TRL: {then}", file=sys.stderr)
     return os.EX_OK

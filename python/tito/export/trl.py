@@ -21,7 +21,7 @@ def _settings(counts: Counts) -> tuple[str, ...]:
             "an attention that keeps sequences apart by position_ids: run its isolation probe before a long run",
         )
     return (
-        f"SFTConfig(max_length={counts.longest}) or more: the default of 1024 cuts rows at their end, silently",
+        f"SFTConfig(max_length={max(counts.longest, 1024)}) or more: rows over it are cut at their end, silently",
         "no completion_only_loss, no assistant_only_loss: labels say where loss falls; packing='bfd' keeps rows whole",
     )
 

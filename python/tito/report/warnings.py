@@ -182,10 +182,15 @@ def _naming(data: Mapping[str, Any]) -> Iterable[str]:
             f"unnamed: {n:,} {'call names' if n == 1 else 'calls name'} no rollout: each stands alone, without merging "
             'and --val. Put "rollout_id" at the top of each record'
         )
+    if n := counts["prompt_in_output"]:
+        yield (
+            f"prompt_in_output: {n:,} {'output begins with its' if n == 1 else 'outputs begin with their'} whole "
+            "prompt, which is trained too; were prompt and completion saved as the output?"
+        )
     if n := counts["retold"]:
         yield (
-            f"retold: of {n:,} {'call' if n == 1 else 'calls'} a second line has the same ids and another finish, "
-            "kind, turn or parse error; the first line counts"
+            f"retold: of {n:,} {'call' if n == 1 else 'calls'} a second line has the same ids and another rollout, "
+            "finish, kind, turn or parse error; the first line counts"
         )
     if counts["repeated_ids"]:
         yield (

@@ -127,6 +127,8 @@ impl Plan {
             let reason = if output.is_empty() { Skip::EmptyOutput } else { Skip::NoCapture };
             return Err(Refusal::new(reason, format!("the {what} has no ids")));
         }
+        // One id may well come again.
+        counts.prompt_in_output += u64::from(prompt.len() > 1 && output.starts_with(prompt));
         let known = sighted.identity.map(|index| self.identities.get(index));
         if let Some(known) = known {
             check_vocabulary(known, call, prompt, output)?;

@@ -24,7 +24,7 @@ pub struct Ledger {
     contents: HashSet<u64>,
     /// Calls whose ids came before under another call id.
     pub repeated_ids: u64,
-    /// Calls that came again with the same ids and other facts.
+    /// Calls that came again with the same ids and other facts, or under another rollout.
     pub retold: u64,
     /// Which rollouts there are.
     pub(super) rollouts: Rollouts,
@@ -33,10 +33,10 @@ pub struct Ledger {
 
 /// What a line says of a call besides its ids, 16 bits each; 0 where it says nothing.
 #[derive(Debug, Clone, Copy)]
-struct Facts([u16; 4]);
+struct Facts([u16; 5]);
 
 impl Facts {
-    fn of(call: &Call) -> Self {
+    fn of(call: &Call, rollout: Option<&str>) -> Self {
         let said = |text: &[u8]| (key(&[text]) as u16).max(1);
         let finish = match call.finish {
             Finish::Unknown => 0,
@@ -45,7 +45,8 @@ impl Facts {
         let kind = call.kind.as_deref().map_or(0, |kind| said(kind.as_bytes()));
         let turn = call.turn.map_or(0, |turn| said(&turn.to_le_bytes()));
         // Only true is a word of the harness; false is what everybody writes.
-        Self([finish, kind, turn, u16::from(call.parse_error)])
+        let rollout = rollout.map_or(0, |name| said(name.as_bytes()));
+        Self([finish, kind, turn, rollout, u16::from(call.parse_error)])
     }
 
     fn contradicts(self, other: Self) -> bool {
@@ -115,7 +116,7 @@ impl Ledger {
         }
         let content = u64::from_be_bytes(sighted.digest.hash[..8].try_into().unwrap_or_default());
         let (own, other) = Self::keys_of(piece, sighted);
-        let facts = Facts::of(call);
+        let facts = Facts::of(call, piece.who.rollout_id.as_deref());
         // What came before under a key: whether it had the same ids, and said the same of them.
         let known = |key: Option<u64>| {
             let before = key.and_then(|key| self.calls.get(&key));

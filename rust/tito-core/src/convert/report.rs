@@ -194,6 +194,8 @@ pub struct Counts {
     pub judged_by_finish: u64,
     /// Nothing told of truncation.
     pub judged_by_nothing: u64,
+    /// Outputs that begin with their whole prompt.
+    pub prompt_in_output: u64,
     /// Rows whose prompt is not what the engine saw.
     pub prompts_changed: u64,
     /// Calls whose ids are those of another call.
@@ -316,6 +318,7 @@ impl Counts {
         self.judged_by_id += other.judged_by_id;
         self.judged_by_finish += other.judged_by_finish;
         self.judged_by_nothing += other.judged_by_nothing;
+        self.prompt_in_output += other.prompt_in_output;
         self.prompts_changed += other.prompts_changed;
         self.repeated_ids += other.repeated_ids;
         self.retold += other.retold;
@@ -385,7 +388,7 @@ impl Counts {
             "truncation_judged": {
                 "by_last_id": self.judged_by_id, "by_finish": self.judged_by_finish, "by_nothing": self.judged_by_nothing,
             },
-            "prompts_changed": self.prompts_changed, "repeated_ids": self.repeated_ids, "retold": self.retold,
+            "prompts_changed": self.prompts_changed, "prompt_in_output": self.prompt_in_output, "repeated_ids": self.repeated_ids, "retold": self.retold,
             "unplaced": self.unplaced, "without_calls": self.without_calls, "disputed": self.disputed, "unnamed": self.unnamed,
             "backwards": self.backwards, "unread": self.unread, "backwards_first": self.backwards_first,
             "identities": self.identities, "served": self.served.iter().map(served_json).collect::<Vec<_>>(), "upweight": hits,

@@ -25,7 +25,8 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn open(file: File, name: String) -> Result<Self> {
+    /// `empty`: the file was written without a row.
+    pub(super) fn open(file: File, name: String, empty: bool) -> Result<Self> {
         let mut lines = Self {
             file: BufReader::new(file),
             name,
@@ -36,6 +37,9 @@ impl Lines {
         };
         lines.file.rewind().map_err(Error::io("read", lines.name.clone()))?;
         if !lines.next_line()? {
+            if empty {
+                return Ok(lines);
+            }
             return Err(Error::data(Place::file(&lines.name), "the file is empty", NOT_OURS));
         }
         let first: Map<String, Value> =
@@ -333,6 +337,11 @@ pub(super) struct Written {
 }
 
 impl Written {
+    /// Whether it holds no row.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
     /// Whether a file is that, byte for byte.
     pub(super) fn is(&self, rows: &Path) -> Result<bool> {
         let failed = || Error::io("read", rows.to_string_lossy());

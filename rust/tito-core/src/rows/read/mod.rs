@@ -55,8 +55,8 @@ impl Reader {
             let (pages, metadata) = pages::Pages::open(file, name)?;
             (metadata, None, pages.optional(), Inner::Pages(pages))
         } else {
-            let lines = lines::Lines::open(file, name)?;
             let (metadata, written) = lines::manifest(path)?;
+            let lines = lines::Lines::open(file, name, written.as_ref().is_some_and(lines::Written::is_empty))?;
             (metadata, written, lines.optional(), Inner::Lines(lines))
         };
         Ok(Self { metadata, optional, rows: 0, inner, path: path.to_owned(), written })
