@@ -2,6 +2,7 @@
 
 import copy
 
+import dumps
 import pytest
 import tito
 from tito.report import Report
@@ -405,3 +406,11 @@ def test_only_policies_that_were_chosen_are_told():
     assert line(changed(policies=section), "policies") == [
         "policies  seed=3 drop_section=(7 characters) columns=labels,loss_mask; the others by default"
     ]
+
+
+def test_a_rule_that_matches_every_call_is_noted(tmp_path):
+    dump = dumps.write(tmp_path / "d.jsonl", *(dumps.line(n) for n in range(3)))
+    for rule, noted in (("0-2:12", True), ("0-1:12", False)):
+        report = tito.convert(dump, tmp_path / "o.parquet", policies=tito.Policies(upweight=rule))
+        words = f"no_rule: {rule} matches every call, so nothing weighs less; as copies each comes as often"
+        assert (words in report.notes()) is noted

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the verb."""
     from tito.convert import check
+    from tito.report import Report
 
     # All that is bad is wanted here, not the first alone; `--bad skip` then forgives it.
     chosen = policies(args, bad="skip")
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
         # What later prompts show of answers costs a check little, and drift is what nobody sees.
         given = {**input_options(args), "prove_think": True}
         report = check(args.inputs, **given, policies=chosen, expect_rows=args.expect_rows, progress=progress)
+    report = Report({**report.data, "policies": {**report.data["policies"], "bad": policies(args).bad}})
     tell(report, quiet=args.quiet, as_json=args.json)
     for reason, examples in report.examples.items():
         for example in examples:

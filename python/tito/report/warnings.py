@@ -38,7 +38,7 @@ def find_warnings(data: Mapping[str, Any]) -> list[str]:
 
 def find_notes(data: Mapping[str, Any]) -> list[str]:
     """Each `name: sentence`, in a fixed order."""
-    return [note for rule in (_judged_by_finish, _few_rows) for note in rule(data)]
+    return [note for rule in (_judged_by_finish, _few_rows, _no_rule) for note in rule(data)]
 
 
 def _balance(data: Mapping[str, Any]) -> Iterable[str]:
@@ -265,6 +265,13 @@ def _amounts(data: Mapping[str, Any]) -> Iterable[str]:
             f"torn_record: {torn:,} {'file ends' if torn == 1 else 'files end'} in a line that is cut off, which gave "
             "no row; is it still being written?"
         )
+
+
+def _no_rule(data: Mapping[str, Any]) -> Iterable[str]:
+    whole = sum(turn["weight"] for turn in data["counts"]["turns"])
+    for rule in data["counts"]["upweight"]:
+        if rule["weight"] == whole > 0 and data["policies"]["normalize"] == "none":
+            yield f"no_rule: {rule['rule']} matches every call, so nothing weighs less; as copies each comes as often"
 
 
 def _few_rows(data: Mapping[str, Any]) -> Iterable[str]:
