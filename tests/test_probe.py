@@ -6,6 +6,7 @@ import shutil
 from contextlib import contextmanager
 
 import made_tokenizers
+import pyarrow as pa
 import pytest
 import tito
 from mock_server import Mock, running
@@ -224,6 +225,60 @@ def test_a_copied_stretch_is_named():
     copied = Reply("[Makes bash tool call with the command that you want to run now]", [1], [2], prompt)
     assert ASSERTIONS["no-parrot"](copied).startswith("copied from the prompt: [Makes bash")
     assert ASSERTIONS["ends"](Reply("x", [1, 2], [3], finish="length")) == "cut off after 2 ids"
+
+
+def packed(path, packing):
+    """Packs a log as the recorder does, in two frames, and leaves no plain one."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    kind = {".zst": "zstd", ".gz": "gzip"}[packing]
+    with open(f"{path}{packing}", "wb") as file:
+        for part in (lines[:3], lines[3:]):
+            frame = pa.BufferOutputStream()
+            with pa.CompressedOutputStream(frame, kind) as out:
+                out.write(b"".join(part))
+            file.write(frame.getvalue())
+    path.unlink()
+
+
+@pytest.mark.parametrize("packing", [".zst", ".gz"])
+def test_a_packed_log_has_its_requests(calls, tmp_path, packing):
+    log = tmp_path / "log"
+    log.mkdir()
+    shutil.copy(calls / "calls.jsonl", log)
+    plain = read_prompts(log / "calls.jsonl", 4)
+    tito.convert(log, tmp_path / "grew.parquet")
+    packed(log / "calls.jsonl", packing)
+    tito.convert(log, tmp_path / "rows.parquet")
+    for path in (log, log / f"calls.jsonl{packing}", tmp_path / "rows.parquet", tmp_path / "grew.parquet"):
+        found = read_prompts(path, 4)
+        assert [p.request for p in found] == [p.request for p in plain]
+        assert all(p.request["tools"] for p in found)
+
+
+def test_a_packed_log_that_is_cut_off_is_bad_data(calls, tmp_path):
+    shutil.copy(calls / "calls.jsonl", tmp_path)
+    tito.convert(tmp_path / "calls.jsonl", tmp_path / "rows.parquet")
+    packed(tmp_path / "calls.jsonl", ".zst")
+    log = tmp_path / "calls.jsonl.zst"
+    log.write_bytes(log.read_bytes()[:40])
+    with pytest.raises(tito.DataError, match=r"calls.jsonl.zst"):
+        read_prompts(tmp_path / "rows.parquet", 2)
+
+
+def test_what_no_request_could_be_checked_for_is_said(speak, calls, tmp_path, capsys):
+    shutil.copy(calls / "calls.jsonl", tmp_path)
+    tito.convert(tmp_path / "calls.jsonl", tmp_path / "rows.parquet")
+    (tmp_path / "calls.jsonl").unlink()
+    with speak(SEND) as probe:
+        assert probe("--prompts", str(tmp_path / "rows.parquet"), "--report", "probe.json") == 0
+    out = capsys.readouterr().out
+    why = "2 of 2 prompts have no chat request: their capture is not there, or holds none"
+    assert f"not run        chat: {why}\nnot run        templates: {why}\n" in out
+    assert "chat 2/2" not in out
+    assert json.loads((tmp_path / "probe.json").read_text())["not_run"] == {"chat": why, "templates": why}
+    with speak(SEND) as probe:
+        assert probe("--no-chat") == 0
+    assert "not run        chat: --no-chat\n" in capsys.readouterr().out
 
 
 def test_prompts_are_first_turns_with_their_requests(calls):

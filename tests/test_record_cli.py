@@ -66,6 +66,94 @@ def test_it_serves_until_it_is_stopped(tmp_path):
             ]
 
 
+SLEEPER = """
+import signal, sys, time
+def heard(number, frame):
+    print(signal.Signals(number).name, flush=True)
+    if number == signal.SIGTERM or "deaf" not in sys.argv:
+        raise SystemExit(9)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, heard)
+print("ready", flush=True)
+while True:
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize(("harness", "heard"), [("open", ["SIGINT"]), ("deaf", ["SIGINT", "SIGTERM"])])
+def test_a_supervisor_s_interrupt_reaches_the_harness(tmp_path, harness, heard):
+    """Nobody pressed a key, so nobody else tells the harness. One that does not end is ended by the second."""
+    with ScriptedEngine().serving() as upstream:
+        command = [
+            sys.executable,
+            "-m",
+            "tito",
+            "record",
+            "--upstream",
+            upstream,
+            "--out",
+            str(tmp_path),
+            "--env",
+            "--",
+        ]
+        process = subprocess.Popen(
+            [*command, sys.executable, "-c", SLEEPER, harness],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stdout.readline() == "ready\n"
+        for name in heard:
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == f"{name}\n"
+        _, told = process.communicate(timeout=30)
+        assert process.returncode == 9
+        assert told.splitlines()[-1] == f"log       {tmp_path}"
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_harness_once_and_a_second_interrupt_always(tmp_path):
+    import os
+    import pty
+
+    with ScriptedEngine().serving() as upstream:
+        command = [
+            sys.executable,
+            "-m",
+            "tito",
+            "record",
+            "--upstream",
+            upstream,
+            "--out",
+            str(tmp_path),
+            "--env",
+            "--",
+        ]
+        number, terminal = pty.fork()
+        if number == 0:
+            os.execv(sys.executable, [*command, sys.executable, "-c", SLEEPER, "deaf"])
+        said = b""
+
+        def until(what, count=1):
+            nonlocal said
+            while said.count(what) < count:
+                said += os.read(terminal, 1024)
+
+        until(b"ready")
+        os.write(terminal, b"\x03")
+        until(b"SIGINT")
+        time.sleep(0.3)
+        assert said.count(b"SIGINT") == 1
+        # To the recorder alone: whether a terminal sent it, it cannot see.
+        os.kill(number, signal.SIGINT)
+        until(b"SIGINT", 2)
+        os.kill(number, signal.SIGTERM)
+        until(b"SIGTERM")
+        _, status = os.waitpid(number, 0)
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(status) == 9
+
+
 NOBODY = ("--upstream", "http://127.0.0.1:9")
 TWO = ("--upstream", "http://h", "--out", "x")
 

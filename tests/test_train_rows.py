@@ -385,14 +385,121 @@ def test_a_dataset_pickles_as_its_path_and_little_else(real):
     assert len(pickle.dumps(data)) < 20_000
 
 
-def test_little_memory_keeps_one_group_and_says_in_which_each_example_stands(tmp_path):
-    table = pa.table({"input_ids": [[1, 2]] * 40, "output_ids": [[n] for n in range(40)]})
+@pytest.fixture
+def short_stretches(monkeypatch):
+    """Stretches of 30 ids are shuffled as one."""
+    monkeypatch.setattr("tito.train.dataset._STRETCH", 30)
+
+
+@pytest.mark.parametrize("groups", [10, 3, 400])
+def test_the_order_is_the_data_s_whatever_memory_holds(tmp_path, short_stretches, groups):
+    """By row groups where they are longer than a stretch, by some of them where they are shorter."""
+    table = pa.table({"input_ids": [[1, 2]] * 400, "output_ids": [[n] for n in range(400)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=groups)
+    little, much = (TitoSFTDataset(tmp_path / "a.parquet", keep_bytes=size) for size in (1, 1 << 30))
+    list(much)
+    assert little.order_hash(3) == much.order_hash(3) != much.order_hash(4)
+    orders = [epoch_order(len(d), seed=3, epoch=1, blocks=d.blocks).tolist() for d in (little, much)]
+    assert orders[0] == orders[1]
+    if groups == 400:
+        assert little.blocks is None
+    else:
+        stretch = np.arange(400) // groups * groups * 3 // 30
+        assert little.blocks.tolist() == stretch.tolist()
+        assert len(set(stretch.tolist())) > 8
+        # Eight of them are through before another one begins.
+        first = list(dict.fromkeys(stretch[orders[0]].tolist()))[:8]
+        assert set(stretch[orders[0][: np.isin(stretch, first).sum()]].tolist()) == set(first)
+
+
+def test_a_short_file_is_shuffled_as_a_whole(real):
+    assert TitoSFTDataset(real / "turn.parquet", keep_bytes=1).blocks is None
+
+
+def test_little_memory_keeps_one_group_and_says_in_which_each_example_stands(tmp_path, short_stretches):
+    table = pa.table({"input_ids": [[1, 2]] * 90, "output_ids": [[n] for n in range(90)]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
     data = TitoSFTDataset(tmp_path / "a.parquet", keep_bytes=1)
-    assert [s["input_ids"].tolist() for s in data] == [[1, 2, n] for n in range(40)]
-    assert data.blocks.tolist() == [n // 10 for n in range(40)]
-    assert TitoSFTDataset(tmp_path / "a.parquet").blocks is None
+    assert [s["input_ids"].tolist() for s in data] == [[1, 2, n] for n in range(90)]
+    assert data.blocks.tolist() == [n // 10 for n in range(90)]
     assert data.table.place(25) == "a.parquet: row 25"
+
+
+@pytest.mark.parametrize(
+    ("files", "ranks", "share"),
+    [
+        ({}, None, 1 << 38),
+        ({}, "4", 1 << 36),
+        ({"memory.max": "max"}, None, 1 << 38),
+        ({"memory.max": "4294967296"}, None, 1 << 30),
+        ({"memory.max": "4294967296"}, "2", 1 << 29),
+        ({"slice/memory.max": "2147483648", "slice/job/memory.max": "max"}, None, 1 << 29),
+        ({"memory/memory.limit_in_bytes": "1073741824"}, "1", 1 << 28),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712"}, None, 1 << 38),
+    ],
+)
+def test_what_stays_decoded_is_a_rank_s_share_of_machine_or_container(tmp_path, monkeypatch, files, ranks, share):
+    from tito.train import machine
+
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "own").write_text("0::/slice/job\n1:memory:/elsewhere\n")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_OWN", tmp_path / "own")
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": (1 << 40) // 4096}
+    monkeypatch.setattr(machine.os, "sysconf", sizes.__getitem__)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if ranks is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert machine.fair_share() == share
+
+
+def test_json_lines_are_read_by_stretches_and_say_what_parquet_says(tmp_path, monkeypatch):
+    from tito.train import lines
+
+    monkeypatch.setattr(lines, "_STRETCH", 300)
+    monkeypatch.setattr(lines, "_AT_ONCE", 100)
+    rows = [
+        {"input_ids": [1, 2, n], "output_ids": [n] * (n % 5 + 1), "weight": None if n % 7 else 1.0} for n in range(60)
+    ]
+    text = "\n\n".join(map(json.dumps, rows))
+    (tmp_path / "a.jsonl").write_text(f"\n{text}")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=7)
+    some, all_, other = (
+        TitoSFTDataset(tmp_path / name, keep_bytes=size)
+        for name, size in (("a.jsonl", 1), ("a.jsonl", 1 << 30), ("a.parquet", 1))
+    )
+    assert len(list(some.table.groups())) > 10
+    for data in (some, all_):
+        assert [s["labels"].tolist() for s in data] == [s["labels"].tolist() for s in other]
+    assert some.table.plain(37)["input_ids"] == [1, 2, 37]
+    assert some.table.place(37) == "a.jsonl: row 37"
+    bad = {
+        "{": r"record 61: ",
+        '{"input_ids": [1], "output_ids": [2], "labels": [1, 2]}': r"record 61: labels, which record 1 has not",
+        '{"input_ids": [1], "output_ids": ["a"]}': r"records 6[01] to 61: ",
+        "7": "record 61: not a JSON object",
+        '{"input_ids": [1], "output_ids": [2], "weight": -1}': "a.jsonl: row 60: a weight that is no number",
+    }
+    for line, said in bad.items():
+        (tmp_path / "a.jsonl").write_text(f"{text}\n{line}\n")
+        with pytest.raises(tito.DataError, match=said):
+            TitoSFTDataset(tmp_path / "a.jsonl", keep_bytes=1)
+
+
+def test_json_lines_never_stand_in_memory_as_python_numbers(tmp_path):
+    import tracemalloc
+
+    rows, ids = 40, 20_000
+    line = json.dumps({"input_ids": list(range(1000, 1000 + ids)), "output_ids": [5, 6]})
+    (tmp_path / "a.jsonl").write_text(f"{line}\n" * rows)
+    tracemalloc.start()
+    TitoSFTDataset(tmp_path / "a.jsonl", keep_bytes=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # As Python's they are 36 bytes an id.
+    assert peak < rows * ids * 36 / 2
 
 
 def test_shards_are_read_as_one(tmp_path, real):
@@ -454,7 +561,7 @@ def test_a_resumed_run_is_judged_and_scored_as_before(tmp_path, override, said):
         first = [*(f"{key}={value}" for key, value in given.items()), "metric=probe"]
         return TrainConfig.load("qwen3-4b-lora", [*first, "probe_assert=[]", *more])
 
-    facts = {"world": 1, "data": {}, "val": {}, "base_hash": "sha256:0"}
+    facts = {"world": 1, "data": {}, "val": {}, "base_hash": "sha256:0", "order": "sha256:1"}
     record = {**facts, "config": config().to_dict()}
     (tmp_path / "tito_train.json").write_text(json.dumps(record, default=str))
     checkpoint = tmp_path / "checkpoints" / "checkpoint-1"

@@ -113,6 +113,38 @@ def test_patience_with_equals_runs_out_where_it_would_have(models, seven, tmp_pa
     assert (resumed["steps_done"], resumed["stopped"]) == (5, "no better probe in 4 evaluations")
 
 
+def test_a_machine_with_less_memory_goes_on_with_the_same_order(models, seven, tmp_path, monkeypatch):
+    """Every row once an epoch, although what stays decoded is another part of the file; another order is refused."""
+    from tito.train import dataset, table, trainer
+
+    rows = pq.read_table(seven)
+    ungrouped = tmp_path / "rows.parquet"
+    pq.write_table(pa.concat_tables([rows] * 4), ungrouped, row_group_size=2)
+    monkeypatch.setattr(dataset, "_STRETCH", 16)
+    seen, step = [], trainer.TitoSFTTrainer.training_step
+
+    def watched(self, model, inputs, *more, **others):
+        seen.append((self.state.global_step, inputs["rows"].ravel().tolist()))
+        return step(self, model, inputs, *more, **others)
+
+    monkeypatch.setattr(trainer.TitoSFTTrainer, "training_step", watched)
+    given = ["batch=2", "accumulate=2", "epochs=1"]
+    monkeypatch.setattr(table, "fair_share", lambda: 1 << 30)
+    with pytest.raises(KeyboardInterrupt):
+        alone(models, ungrouped, tmp_path / "out", *given, stop=4, monkeypatch=monkeypatch)
+    monkeypatch.delenv("TITO_STOP")
+    monkeypatch.setattr(table, "fair_share", lambda: 1)
+    # Step 4 was trained and not saved: it is trained again.
+    seen = [part for part in seen if part[0] < 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_STRETCH", 32)
+        with pytest.raises(tito.UsageError, match=r"resume: order was sha256:"):
+            alone(models, ungrouped, tmp_path / "out", *given, "resume=last")
+    alone(models, ungrouped, tmp_path / "out", *given, "resume=last")
+    assert sorted(row for _, rows in seen for row in rows) == list(range(28))
+    assert record(tmp_path / "out")["plan"]["rows_kept"] == 1
+
+
 def test_a_checkpoint_goes_on_in_another_folder(models, seven, straight, tmp_path):
     """It is held against the record of its own run, whatever lies in the new output."""
     checkpoint = straight / "checkpoints" / "checkpoint-5"
@@ -249,6 +281,70 @@ def test_the_best_checkpoint_is_the_probe_s(models, seven, tmp_path):
     assert all(bool((kept[key] == written[key]).all()) for key in written)
     probes = {m["step"]: m["eval_probe_score"] for m in found["metrics"] if "eval_probe_score" in m}
     assert probes == {step: -abs(step - 4) for step in range(1, 9)}
+
+
+def test_a_probe_that_is_no_number_is_never_the_best_and_wears_no_patience_out(models, seven, tmp_path):
+    given = ["accumulate=2", "metric=probe", "patience=2", "probe=stopping:holes"]
+    found = alone(models, seven, tmp_path / "out", *given)
+    assert (found["state"], found["stopped"], found["steps_done"]) == ("done", None, 8)
+    assert (found["best"]["step"], found["best"]["metric"]) == (8, 8.0)
+    [metric] = [check for check in found["checks"] if check["name"] == "metric"]
+    assert (metric["ok"], metric["no_number"]) == (True, [1, 3, 5])
+    assert metric["text"] == "probe was NaN in 3 of 8 evaluations (steps 1, 3, 5), and those chose nothing"
+
+
+def test_a_probe_that_never_is_a_number_chooses_nothing(models, seven, tmp_path):
+    with pytest.raises(tito.DataError, match=r"check metric: probe was NaN in 8 of 8 evaluations") as error:
+        alone(models, seven, tmp_path / "out", "accumulate=2", "metric=probe", "patience=2", "probe=stopping:no_number")
+    assert "which nothing has judged" in error.value.hint
+    told = record(tmp_path / "out")
+    assert (told["state"], told["best"]["by"]) == ("failed", "last step: no probe was measured")
+
+
+@pytest.mark.parametrize(
+    ("raised", "state", "stopped"),
+    [
+        (OSError(5, "Input/output error"), "failed", "OSError: [Errno 5] Input/output error"),
+        (ValueError("no such column"), "failed", "ValueError: no such column"),
+        (RuntimeError("CUDA error: an illegal memory access"), "failed", "RuntimeError: CUDA error: an illegal"),
+        (AssertionError(), "failed", "AssertionError"),
+        (SystemExit(3), "failed", "SystemExit: 3"),
+        (KeyboardInterrupt(15), "stopped", "interrupted"),
+    ],
+)
+def test_every_end_stands_in_the_record(models, seven, tmp_path, monkeypatch, raised, state, stopped):
+    from tito.train.trainer import TitoSFTTrainer
+
+    def ends(self, *given, **more):
+        assert record(tmp_path / "out")["state"] == "running"
+        raise raised
+
+    monkeypatch.setattr(TitoSFTTrainer, "training_step", ends)
+    with pytest.raises(type(raised)) as error:
+        alone(models, seven, tmp_path / "out")
+    assert error.value is raised
+    told = record(tmp_path / "out")
+    assert (told["state"], told["stopped"][: len(stopped)]) == (state, stopped)
+
+
+def test_sigterm_writes_an_end(models, seven, tmp_path):
+    path = os.pathsep.join([str(HERE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tito",
+            "train",
+            "tiny-cpu",
+            *settings(models, seven, tmp_path / "out", "probe=stopping:term"),
+        ],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 143, said
+    assert (record(tmp_path / "out")["state"], record(tmp_path / "out")["stopped"]) == ("stopped", "interrupted")
 
 
 def test_patience_stops_early_and_the_record_says_so(models, seven, tmp_path):

@@ -182,6 +182,7 @@ def _text(report: ProbeReport) -> str:
         lines.append(f"form {form:<10}{row['replies']} replies; read by {read}")
     for way, same in report.templates.items():
         lines.append(f"prompt {way:<12}the trained ids for {same} of {report.template_prompts}")
+    lines += [f"not run        {name}: {why}" for name, why in report.not_run.items()]
     lines += [f"said           {name}: {text[:_SHOWN]!r}" for name, text in report.said.items()]
     lines.append(f"verdict        {report.verdict}")
     return "\n".join(lines) + "\n"

@@ -202,20 +202,44 @@ def _stop_on_signals(stop: asyncio.Event, *, forward: bool) -> list[asyncio.subp
 
     running: list[asyncio.subprocess.Process] = []
     loop = asyncio.get_running_loop()
+    interrupts = 0
 
     def caught(number: signal.Signals) -> None:
+        nonlocal interrupts
         if not forward:
             stop.set()
-        elif number != signal.SIGINT:
-            # A terminal sends Ctrl-C to the harness itself.
-            for process in running:
-                with suppress(ProcessLookupError):
-                    process.send_signal(number)
+            return
+        if number == signal.SIGINT:
+            interrupts += 1
+            from_terminal = _in_foreground()
+            if from_terminal and interrupts == 1:
+                # A terminal sends Ctrl-C to the harness itself.
+                return
+            if interrupts > 1 and not from_terminal:
+                # Who asks twice is not heard by a harness that ignores the first.
+                number = signal.SIGTERM
+        for process in running:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, caught, number)
     return running
+
+
+def _in_foreground() -> bool:
+    """Whether Ctrl-C at the terminal reaches this process, and so the harness beside it."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 async def _until(stop: asyncio.Event) -> int:

@@ -65,6 +65,8 @@ class ProbeReport:
     templates: dict[str, int] = field(default_factory=dict)
     """By way of asking: prompts whose ids are the trained ones."""
     template_prompts: int = 0
+    not_run: dict[str, str] = field(default_factory=dict)
+    """What was to be looked at and could not be, or not on every prompt: why, and on how many."""
     template_difference: str | None = None
     said: dict[str, str] = field(default_factory=dict)
     """By model: the first reply, as text where the tokenizer is known."""
@@ -114,8 +116,25 @@ def probe(server: Server, asked: Asked, serving: Serving | None = None, file: Pa
     _judge(report, asked, replies)
     _parse(report, asked, [reply for group in replies.values() for reply in group])
     _templates(report, asked, server if asked.chat else None)
+    report.not_run |= _not_run(asked)
     report.verdict = _verdict(report, asked)
     return report
+
+
+def _not_run(asked: Asked) -> dict[str, str]:
+    n = len(asked.prompts)
+    bare = sum(prompt.request is None for prompt in asked.prompts)
+    why = f"{bare} of {n} prompts have no chat request: their capture is not there, or holds none"
+    found = {}
+    if not asked.chat:
+        found["chat"] = "--no-chat"
+    elif bare:
+        found["chat"] = why
+    if asked.templates is None:
+        found["templates"] = "no folder with tokenizer and template is known (--tokenizer DIR)"
+    elif bare:
+        found["templates"] = why
+    return found
 
 
 def _complete(server: Server, model: str, prompt: Prompt, max_tokens: int) -> Answer:

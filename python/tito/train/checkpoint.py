@@ -97,7 +97,7 @@ def refuse_other_run(config: TrainConfig, checkpoint: Path, facts: Mapping[str, 
         ) from None
     now = json.loads(json.dumps({**facts, "config": config.to_dict()}, default=str))
     differ = [(name, before["config"].get(name), now["config"][name]) for name in _SAME]
-    differ += [(name, before.get(name), now[name]) for name in ("world", "data", "val", "base_hash")]
+    differ += [(name, before.get(name), now[name]) for name in ("world", "data", "val", "base_hash", "order")]
     for name, then, this in differ:
         if then != this:
             raise with_hint(

@@ -39,6 +39,7 @@ CHECKS = (
     "adapter",
     "reload",
     "export_keys",
+    "metric",
     "heldout",
     "probe",
     "quantised",

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tito._core import plan_packs
 from tito.errors import DataError, UsageError, with_hint
+from tito.train.order import WINDOW, epoch_order
 from tito.train.survey import survey
 from tito.train.table import Table
 from tito.train.weights import Mode, expose
@@ -22,6 +23,8 @@ __all__ = ["Overlong", "Sample", "TitoSFTDataset"]
 
 Sample = dict[str, Any]
 Overlong = Literal["error", "drop"]
+# Ids of a stretch that is shuffled as a whole: a window of them is 256 MiB of prompts and outputs.
+_STRETCH = 1 << 23
 _COPIES = 'take weights="repeat" to round them to copies, or train with `tito train`'
 _NO_COPIES = "convert with --upweight-as copies, or train with `tito train`"
 
@@ -38,7 +41,8 @@ class TitoSFTDataset:
       inside a row; `repeat`, `loss`, `ignore` ask for one of them. `exposure.why` says what was chosen.
     - `max_length`, `overlong`: longer rows are an `error`, or are left out (`drop`; `dropped` counts them).
     - `rows_per_step`: rows or packs of an optimiser step, all ranks; only the weighted loss asks (`exposure.divisor`).
-    - `keep_bytes`: what stays decoded in memory, a quarter of the machine's unless told.
+    - `keep_bytes`: what stays decoded in memory: unless told, a quarter of the machine's or the container's, divided by
+      the ranks on it. It changes no order.
 
     Rows without a single loss token are left out and counted (`silent`). Raises `DataError` for rows that contradict
     themselves, with file and row, and where no loss token is left; `UsageError` for `repeat` where weights differ
@@ -112,10 +116,24 @@ class TitoSFTDataset:
 
     @property
     def blocks(self) -> npt.NDArray[np.int64] | None:
-        """The row group in which each example stands, where not all of them stay decoded; else None."""
-        if self.table.all_kept:
+        """The stretch of the file in which each example stands: whole row groups of so many ids together, whatever
+        stays decoded, so that one file has one order on every machine. None where the file is short: then every order
+        is as likely."""
+        ends = np.array(self.table.ends)
+        before = np.concatenate(([0], np.cumsum(self.survey.lengths)))[np.concatenate(([0], ends[:-1]))]
+        stretches = before // _STRETCH
+        if len(np.unique(stretches)) <= WINDOW:
             return None
-        return np.searchsorted(np.array(self.table.ends), self._rows[self._starts[:-1]], side="right")
+        found: npt.NDArray[np.int64] = stretches[np.searchsorted(ends, self._rows[self._starts[:-1]], side="right")]
+        return found
+
+    def order_hash(self, seed: int) -> str:
+        """The hash of the first epoch's order: another one means that a run which goes on trains rows twice."""
+        # Here, because importing the package loads no hashes.
+        from hashlib import sha256
+
+        order = epoch_order(len(self), seed=seed, epoch=0, blocks=self.blocks)
+        return f"sha256:{sha256(order.astype('<i8').tobytes()).hexdigest()}"
 
     def __len__(self) -> int:
         return len(self._starts) - 1

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EpochOrder", "epoch_order", "fillers"]
+__all__ = ["WINDOW", "EpochOrder", "epoch_order", "fillers"]
+
+WINDOW = 8
+"""Stretches of a file among which examples are shuffled."""
 
 
 def fillers(examples: int, multiple: int) -> int:
@@ -32,7 +35,7 @@ def epoch_order(
     multiple: int = 1,
     shuffle: bool = True,
     blocks: npt.NDArray[np.int64] | None = None,
-    window: int = 8,
+    window: int = WINDOW,
 ) -> npt.NDArray[np.int64]:
     """Numbers of an epoch's examples, fillers behind them.
 

@@ -51,6 +51,8 @@ class Plan:
     bare_layers: int
     layers: int
     memory: Memory
+    rows_kept: int
+    """Bytes of decoded rows that a rank's process keeps."""
     floor: float | None
     """Mean of the teacher's -logprob over ids with loss: its entropy, as far as the sample shows it."""
     ends: float | None
@@ -75,7 +77,8 @@ class Plan:
             f"weights     {self.weighting}" + (f", divisor {self.divisor:.6g}" if self.weighting == "loss" else ""),
             f"trained     {self.trained:,} parameters of {self.parameters:,}"
             + (f"; LoRA scaling {self.scaling:g}" if self.scaling is not None else ""),
-            f"memory      {self.memory.text()}",
+            f"memory      {self.memory.text()}; of the machine's, rows stay decoded up to "
+            f"{self.rows_kept / 2**30:.2f} GiB a rank",
         ]
         if self.floor is not None:
             lines.append(f"floor       {self.floor:.4f} nats: the teacher's own -logprob by trained id")
@@ -135,6 +138,7 @@ def make_plan(
         "floor": seen.floor[0] / seen.floor_weight if seen.floor else None,
         "ends": ends,
         "memory": estimate(base, targets, config, length=int(data.lengths().max()), world=world),
+        "rows_kept": data.table.keep_bytes,
     }
     return Plan(**counted, warnings=tuple(_warnings(config, counted)))
 

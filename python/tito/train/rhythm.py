@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import TrainerCallback
 
 from tito.train.config import TrainConfig
+from tito.train.findings import Finding
 from tito.train.probe import Probe
 from tito.train.record import Record
 from tito.train.replies import ReplyProbe
 
-__all__ = ["Rhythm"]
+__all__ = ["Rhythm", "is_better"]
+
+
+def is_better(value: float, than: float | None, *, lower: bool) -> bool:
+    """Whether a measured number is better than the best so far. What is no number never is.
+
+    >>> is_better(0.5, None, lower=False), is_better(0.5, 0.5, lower=False), is_better(float("nan"), None, lower=False)
+    (True, False, False)
+    """
+    if math.isnan(value):
+        return False
+    return than is None or (value < than if lower else value > than)
 
 
 class Rhythm(TrainerCallback):  # type: ignore[misc]
@@ -32,7 +45,8 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
         self._heldout: float | None = None
         self._probe: float | None = None
         self._best: float | None = None
-        self._worse = 0
+        self._worse = self._measured = 0
+        self._no_number: list[int] = []
         self.stopped: str | None = None
 
     def probe_due(self, step: int) -> bool:
@@ -47,7 +61,7 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
         """A run that is resumed goes on being patient where it was. What it was is not `best_global_step`, which moves
         on to each checkpoint that is as good."""
         for entry in state.log_history:
-            self._look(entry)
+            self._look(entry, entry.get("step", 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After the optimiser's step."""
@@ -87,21 +101,42 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
                 name = key.removeprefix("eval_").removeprefix("probe_")
                 told.append(f"{'held-out' if name == 'loss' else name} {shares.get(name, f'{value:.4g}')}")
             self._say(f"look {state.global_step}/{state.max_steps}  {', '.join(told)}")
-        if self._look(metrics) and self._config.patience is not None and self._worse >= self._config.patience:
+        if (
+            self._look(metrics, state.global_step)
+            and self._config.patience is not None
+            and self._worse >= self._config.patience
+        ):
             self.stopped = f"no better {self._config.chosen_by} in {self._worse} evaluations"
             control.should_training_stop = True
 
-    def _look(self, metrics: Mapping[str, float]) -> bool:
-        """Takes in the numbers of an evaluation; whether they say how good the model is."""
+    def _look(self, metrics: Mapping[str, float], step: int) -> bool:
+        """Takes in the numbers of an evaluation; whether they say how good the model is. NaN does not, and wears no
+        patience out."""
         self._heldout = metrics.get("eval_loss", self._heldout)
         self._probe = metrics.get("eval_probe_score", self._probe)
         value = metrics.get(self._config.metric_key or "")
         if value is None:
             return False
-        lower = self._config.metric_key == "eval_loss"
-        better = self._best is None or (value < self._best if lower else value > self._best)
+        if math.isnan(value):
+            self._no_number.append(step)
+            return False
+        self._measured += 1
+        better = is_better(value, self._best, lower=self._config.metric_key == "eval_loss")
         self._best, self._worse = (value, 0) if better else (self._best, self._worse + 1)
         return True
+
+    def finding(self) -> Finding:
+        """Whether what chooses the checkpoint was a number whenever it was measured; False where it never was."""
+        by, bad = self._config.chosen_by, self._no_number
+        if self._config.metric_key is None:
+            return Finding("metric", None, "the last step is kept, and nothing chooses")
+        looks = f"{self._measured + len(bad)} evaluations"
+        if not bad:
+            return Finding("metric", True, f"{by} was a number in all of {looks}")
+        steps = ", ".join(map(str, bad[:8])) + (", ..." if bad[8:] else "")
+        text = f"{by} was NaN in {len(bad)} of {looks} (steps {steps}), and those chose nothing"
+        hint = "the last step would be written, which nothing has judged; mend the probe"
+        return Finding("metric", self._measured > 0, text, hint, {"no_number": bad})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """The loss, never without what it is to be compared with."""

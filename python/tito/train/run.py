@@ -133,6 +133,7 @@ class Run:
             "data": data_hashes(data.table.files),
             "rows": {key: value for key, value in data.table.metadata.items() if key != "tito.profile_json"},
             "val": {} if held_out is None else data_hashes(held_out.table.files),
+            "order": data.order_hash(config.seed if config.data_seed is None else config.data_seed),
             "base_hash": hash_weights(Path(config.base)) if os.path.isdir(config.base) else None,
             "tokenizer_hash": base.tokenizer_hash,
             "template_hash": base.template_hash,
@@ -151,21 +152,33 @@ class Run:
             from tito.train.work import Work
 
             Work(self, base, targets, data, held_out, plan, record, probe).go(checkpoint)
-        except KeyboardInterrupt:
-            record.add(state="stopped", stopped="interrupted", checks=self.found.to_list())
-            raise
-        except TitoError as error:
-            record.add(state="failed", stopped=str(error), checks=self.found.to_list())
-            raise
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+        except BaseException as error:
+            # Whatever it is: a record that says `running` for good would be believed. The command line makes SIGTERM
+            # and SIGHUP what Ctrl-C is.
+            self._end(record, error)
+            if isinstance(error, TitoError) or not _out_of_memory(error):
                 raise
-            record.add(state="failed", stopped="out of memory", checks=self.found.to_list())
             raise with_hint(
                 WorldError(f"out of memory on {device} at step {record.facts['steps_done']}: {plan.memory.text()}"),
                 "checkpoints are whole; take gradient_checkpointing, tune: qlora, a shorter max_length or fsdp",
             ) from error
         return record.facts
+
+    def _end(self, record: Record, error: BaseException) -> None:
+        """Writes how a run ended that did not come to its end."""
+        if isinstance(error, KeyboardInterrupt):
+            state, why = "stopped", "interrupted"
+        elif isinstance(error, TitoError):
+            state, why = "failed", str(error)
+        elif _out_of_memory(error):
+            state, why = "failed", "out of memory"
+        else:
+            state, why = "failed", ": ".join(filter(None, (type(error).__name__, str(error))))
+        try:
+            record.add(state=state, stopped=why, checks=self.found.to_list())
+        except TitoError as unwritten:
+            # What ended the run is told, not that it could not be written.
+            self.say(f"warning: {unwritten}")
 
 
 def _refuse_quiet(config: TrainConfig) -> None:
@@ -221,9 +234,7 @@ def _stops(data: TitoSFTDataset, base: Base) -> frozenset[int]:
 def _out_of_memory(error: BaseException) -> bool:
     import torch
 
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
     text = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "not enough memory" in text
-        or "out of memory" in text
-    )
+    return isinstance(error, RuntimeError) and ("not enough memory" in text or "out of memory" in text)

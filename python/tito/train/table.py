@@ -8,7 +8,6 @@ Nothing here knows a tokenizer, and no id is ever made.
 
 from __future__ import annotations
 
-import json
 import os
 from bisect import bisect_right
 from collections import OrderedDict
@@ -24,6 +23,8 @@ import numpy.typing as npt
 from tito.errors import DataError, with_hint
 from tito.parquet import open_parquet, read_group
 from tito.rows import find_files, looks_like_rows, open_rows
+from tito.train.lines import first_record, read_stretch, stretches
+from tito.train.machine import fair_share
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -144,14 +145,15 @@ CALL = np.dtype([("start", np.int32), ("end", np.int32), ("turn", np.int32)])
 class Table:
     """Rows of parquet files or JSON lines by number; see the module.
 
-    `keep_bytes` bounds what stays decoded (default: a quarter of the machine's memory); the row groups used last stay.
+    `keep_bytes` bounds what stays decoded (default: this process's share of memory, `tito.train.machine`); the row
+    groups used last stay. A group is one of the parquet file's, or a stretch of JSON lines.
     Pickles as its path: each process decodes for itself. Raises `WorldError` for a path that is not there, `DataError`
     for a file that does not say what is trained.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, keep_bytes: int | None = None) -> None:
         self.path = os.fspath(path)
-        self._keep = _quarter_of_memory() if keep_bytes is None else keep_bytes
+        self.keep_bytes = fair_share() if keep_bytes is None else keep_bytes
         self.metadata: Mapping[str, str] = {}
         self.ours = looks_like_rows(self.path) and _says_schema(self.path)
         if self.ours:
@@ -174,12 +176,7 @@ class Table:
         return self.ends[-1] if self.ends else 0
 
     def __reduce__(self) -> tuple[Callable[..., Table], tuple[str, int]]:
-        return _again, (self.path, self._keep)
-
-    @property
-    def all_kept(self) -> bool:
-        """Whether everything decoded so far was kept: after a whole pass, whether all of it fits."""
-        return len(self._decoded) == len(self._groups)
+        return _again, (self.path, self.keep_bytes)
 
     def locate(self, row: int) -> tuple[Group, int]:
         """The group in which a row stands, and where in it."""
@@ -195,7 +192,7 @@ class Table:
         group = _group(name, read(of_file), ours=self.ours)
         self._decoded[number] = group
         self._held += group.nbytes
-        while self._held > self._keep and len(self._decoded) > 1:
+        while self._held > self.keep_bytes and len(self._decoded) > 1:
             self._held -= self._decoded.popitem(last=False)[1].nbytes
         return group
 
@@ -221,13 +218,6 @@ def _again(path: str, keep_bytes: int) -> Table:
     return Table(path, keep_bytes=keep_bytes)
 
 
-def _quarter_of_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    except (AttributeError, ValueError, OSError):
-        return 2 << 30
-
-
 def _says_schema(path: str) -> bool:
     """Whether the first file is one of ours (`looks_like_rows` takes any parquet for rows)."""
     name = find_files(path)[0]
@@ -245,8 +235,7 @@ def _is_parquet(name: str) -> bool:
 def _open(name: str) -> tuple[Callable[[int], pa.Table], list[int]]:
     """What reads a group of the file, and the rows of each group."""
     if not _is_parquet(name):
-        rows = _lines(name)
-        return lambda _: rows, [rows.num_rows]
+        return _lines(name)
     file = open_parquet(name)
     have = file.schema_arrow.names
     _refuse_silent(name, have)
@@ -270,51 +259,16 @@ def _refuse_silent(name: str, have: list[str]) -> None:
         raise with_hint(DataError(f"{name}: nothing says where loss falls: no output_ids and no labels"), _SAYS_WHERE)
 
 
-def _lines(name: str) -> pa.Table:
-    import pyarrow as pa
-
-    columns: dict[str, list[Any]] = {}
-    told: set[str] = set()
-    with open(name, encoding="utf-8") as file:
-        for number, line in enumerate(filter(str.strip, file), 1):
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise with_hint(DataError(f"{name}: record {number}: {error}"), "the file is cut off") from None
-            if not isinstance(record, dict):
-                raise with_hint(DataError(f"{name}: record {number}: not a JSON object"), _SAYS_WHERE)
-            if number == 1:
-                _refuse_silent(name, list(record))
-                columns = {column: [] for column in _READ if column in record}
-                told = _SAYING & set(record)
-            elif more := sorted((_SAYING & set(record)) - told):
-                raise with_hint(
-                    DataError(f"{name}: record {number}: {more[0]}, which record 1 has not"),
-                    "give every record the same keys; null where it says nothing",
-                )
-            for column, values in columns.items():
-                values.append(record.get(column))
-    if not columns:
+def _lines(name: str) -> tuple[Callable[[int], pa.Table], list[int]]:
+    if (first := first_record(name)) is None:
         raise with_hint(DataError(f"{name}: the file is empty"), _SAYS_WHERE)
-    try:
-        return pa.table({column: pa.array(values, _ARROW(column)) for column, values in columns.items()})
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise with_hint(DataError(f"{name}: {error}"), _SAYS_WHERE) from None
-
-
-def _ARROW(column: str) -> Any:  # noqa: N802 (a table of types, made when pyarrow is there)
-    import pyarrow as pa
-
-    span = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("weight", pa.float32())])
-    call = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("turn", pa.int32())])
-    return {
-        "loss_spans": pa.list_(span),
-        "calls": pa.list_(call),
-        "weight": pa.float32(),
-        "turn": pa.int32(),
-        "output_logprobs": pa.list_(pa.float32()),
-        "loss_mask": pa.list_(pa.float32()),
-    }.get(column, pa.list_(pa.int64()))
+    _refuse_silent(name, list(first))
+    columns, unsaid = [column for column in _READ if column in first], _SAYING - first.keys()
+    parts = stretches(name)
+    return (
+        lambda number: read_stretch(name, parts[number], columns, unsaid, _SAYS_WHERE),
+        [part.rows for part in parts],
+    )
 
 
 def _group(name: str, table: pa.Table, *, ours: bool) -> Group:

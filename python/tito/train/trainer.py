@@ -22,6 +22,7 @@ from tito.train.collate import Examples, TitoCollator
 from tito.train.dataset import TitoSFTDataset
 from tito.train.loss import add_chunked_loss
 from tito.train.order import EpochOrder, fillers
+from tito.train.rhythm import is_better
 
 __all__ = ["TitoSFTTrainer", "numbers"]
 
@@ -211,8 +212,14 @@ class TitoSFTTrainer(SFTTrainer):  # type: ignore[misc]
         key = f"{self.args.metric_for_best_model}"
         if key not in metrics:
             return False
-        if metrics[key] != self.state.best_metric:
-            return bool(super()._determine_best_metric(metrics, trial))
+        state = self.state
+        # The best of none is an infinity to some releases of transformers.
+        best_metric = state.best_metric if state.best_global_step else None
+        if is_better(metrics[key], best_metric, lower=not self.args.greater_is_better):
+            state.best_metric, state.best_global_step = metrics[key], state.global_step
+            return True
+        if metrics[key] != best_metric:
+            return False
         best = [entry for entry in self.state.log_history if entry["step"] == self.state.best_global_step]
         before = next((entry["eval_loss"] for entry in best if "eval_loss" in entry), math.inf)
         if metrics.get("eval_loss", -math.inf) > before:

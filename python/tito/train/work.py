@@ -202,7 +202,7 @@ class Work:
         written = self._write(trainer)
         after = trainer.held_out_loss() if self._held_out is not None else None
         shows = trainer.probe(best["step"]) if self._probe is not None else None
-        helped = [check_heldout(before, after), check_probe(self._probe, shown, shows)]
+        helped = [rhythm.finding(), check_heldout(before, after), check_probe(self._probe, shown, shows)]
         failed = self._check_after(trainer, written, helped)
         self._record.add(
             state="failed" if failed else "done",
