@@ -190,6 +190,15 @@ def test_what_is_not_there_is_said(run, capsys):
     assert "calls.jsonl: not here\n" in out
 
 
+def test_a_stray_file_where_doctor_stands_is_not_the_runs(run, tmp_path, monkeypatch, capsys):
+    stray = tmp_path / "elsewhere"
+    stray.mkdir()
+    (stray / "rows.parquet").write_bytes(b"another")
+    monkeypatch.chdir(stray)
+    assert main(["doctor", str(run)]) == 0
+    assert "broken" not in capsys.readouterr().out
+
+
 def test_folders_that_are_no_runs(tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "none")]) == 3
     assert main(["doctor", str(tmp_path)]) == 1

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -74,6 +75,26 @@ def test_fingerprint_another_tokenizer_refuses(models, rows, tmp_path):
         go(models, rows["qwen3"], tmp_path / "out", base="qwen35")
     refused(error, "fingerprint")
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_of_an_unknown_tokenizer_are_warned_of(models, rows, tmp_path):
+    data = file(tmp_path / "a.parquet", input_ids=[[1, 2]] * 4, output_ids=[[3, 4]] * 4)
+    _, said = go(models, data, tmp_path / "out", "allow=[loss_tokens,base_loss]", dry_run=True)
+    words = "nobody can tell whose ids these are, and rows of another tokenizer would train too"
+    assert f"warning: {words}: convert with --profile {models['qwen3']}" in said
+    _, said = go(models, rows["qwen3"], tmp_path / "out", dry_run=True)
+    assert not any(words in line for line in said)
+
+
+def test_one_side_twice_and_the_wrong_side(models, rows, tmp_path):
+    calls = Path(__file__).parents[1] / "captures" / "qwen3" / "calls.jsonl"
+    tito.convert(calls, tmp_path / "r.parquet", policies=tito.Policies(think="mask", unterminated="keep", val=1))
+    both = tmp_path / "r.parquet", tmp_path / "r.val.parquet"
+    with pytest.raises(tito.UsageError, match="is data and val"):
+        go(models, both[0], tmp_path / "out", f"val={both[0]}", dry_run=True)
+    with pytest.raises(tito.UsageError, match="data is a validation side"):
+        go(models, both[1], tmp_path / "out", f"val={both[0]}", dry_run=True)
+    go(models, both[0], tmp_path / "out", f"val={both[1]}", dry_run=True)
 
 
 def test_fingerprint_one_merge_less_is_another_tokenizer(models, rows, tmp_path):

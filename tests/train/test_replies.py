@@ -51,6 +51,11 @@ def test_replies_are_those_of_an_obvious_loop(models, base):
     assert greedy(model, prompts, most=6, stops=stops) == [one_by_one(model, p, 6, stops) for p in prompts]
 
 
+def test_the_last_step_is_looked_at_whatever_the_rhythm(models, rows, tmp_path):
+    _, said = go(models, rows, tmp_path / "out", "probe_every=3", "metric=probe")
+    assert [line.split()[1] for line in said if line.startswith("look ")] == ["3/4", "4/4"]
+
+
 @pytest.fixture(scope="module")
 def probed(models, rows, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "probed"

@@ -259,8 +259,9 @@ def _file(step: str, run: _Run, record: Path, told: Mapping[str, Any], what: str
 
 
 def _find(run: _Run, record: Path, name: str) -> Path | None:
-    """A file by the name that its record has for it: as it stands, beside the record, or in the run's folder."""
-    places = (Path(name), record.parent / name, record.parent / Path(name).name, run.folder / Path(name).name)
+    """A file by the name that its record has for it: beside the record, from its folder, from here, or in the run's
+    folder. Beside it first: another file of that name may lie where doctor stands."""
+    places = (record.parent / Path(name).name, record.parent / name, Path(name), run.folder / Path(name).name)
     return next((path for path in places if path.is_file()), None)
 
 

@@ -41,7 +41,7 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._config, self._record, self._say, self._floor = config, record, say, floor
         self._asked = asked
-        self._looked = self._saved = -1
+        self._looked = self._saved = self._last = -1
         self._heldout: float | None = None
         self._probe: float | None = None
         self._best: float | None = None
@@ -50,8 +50,10 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
         self.stopped: str | None = None
 
     def probe_due(self, step: int) -> bool:
-        """Whether the probe runs at this step; without `probe_every`, whenever there is an evaluation."""
-        return self._config.probe_every is None or step % self._config.probe_every == 0
+        """Whether the probe runs at this step: every so many and at the last; without `probe_every`, whenever there is
+        an evaluation."""
+        every = self._config.probe_every
+        return every is None or step % every == 0 or step == self._last
 
     def choose_by(self, config: TrainConfig) -> None:
         """Another metric and patience, before the first step."""
@@ -60,6 +62,7 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A run that is resumed goes on being patient where it was. What it was is not `best_global_step`, which moves
         on to each checkpoint that is as good."""
+        self._last = state.max_steps
         for entry in state.log_history:
             self._look(entry, entry.get("step", 0))
 
@@ -68,7 +71,7 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
         step = state.global_step
         looks = self._config.val is not None and _due(self._config.eval_every, step)
         if self._config.probe is not None:
-            looks |= step % self._config.probe_every == 0 if self._config.probe_every else looks
+            looks |= self._config.probe_every is not None and self.probe_due(step)
         self._decide(control, step, looks, _due(self._config.save_every, step))
         control.should_log = control.should_log or step % self._config.log_every == 0
 

@@ -90,6 +90,7 @@ class Run:
             rows_per_step=config.rows_per_step(self.world),
         )
         held_out = None if config.val is None else TitoSFTDataset(config.val, weights="ignore")
+        _refuse_sides(data, held_out)
         self._need(check_lengths(data, base))
         if held_out is not None:
             self._need(check_lengths(held_out, base), check_fingerprint(held_out, base))
@@ -105,6 +106,11 @@ class Run:
             check_divisibility(data, config, self.world),
             check_memory(plan.memory, device),
         )
+        if data.table.metadata.get("tito.tokenizer_hash") is None:
+            self.say(
+                "warning: nobody can tell whose ids these are, and rows of another tokenizer would train too: "
+                f"convert with --profile {config.base}"
+            )
         if dry_run:
             return {"plan": plan.to_dict(), "checks": self.found.to_list()}
         return self._train(base, targets, data, held_out, plan, probe, checkpoint, device)
@@ -179,6 +185,16 @@ class Run:
         except TitoError as unwritten:
             # What ended the run is told, not that it could not be written.
             self.say(f"warning: {unwritten}")
+
+
+def _refuse_sides(data: TitoSFTDataset, held_out: TitoSFTDataset | None) -> None:
+    """What is measured on what was trained measures nothing."""
+    if data.table.metadata.get("tito.side") == "val":
+        raise with_hint(UsageError(f"{data.table.files[0]}: data is a validation side"), "name the training side")
+    trained = {os.path.realpath(file) for file in data.table.files}
+    for file in held_out.table.files if held_out is not None else ():
+        if os.path.realpath(file) in trained:
+            raise with_hint(UsageError(f"{file}: is data and val"), "`tito convert --val SHARE` makes both sides")
 
 
 def _refuse_quiet(config: TrainConfig) -> None:
