@@ -529,3 +529,20 @@ def test_every_recipe_that_comes_with_tito_is_one(capsys):
     )
     full = TrainConfig.load("qwen3.5-9b-full", ["data=d", "output=o"])
     assert (full.tune, full.lr, full.epochs, full.rows_per_step(1)) == ("full", 1e-5, 2, 16)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"input_ids": [1, 2.9], "output_ids": [3]}, "record 1: input_ids holds what is no id"),
+        ({"input_ids": [1, 2], "output_ids": [3.0]}, "record 1: output_ids holds what is no id"),
+        (
+            {"input_ids": [1], "output_ids": [3], "loss_spans": [], "loss_weights": [0, 2]},
+            "loss_spans and loss_weights both say what an id weighs",
+        ),
+    ],
+)
+def test_lines_that_say_what_is_no_id_or_two_weights(tmp_path, row, words):
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(tito.DataError, match=words):
+        TitoSFTDataset(tmp_path / "a.jsonl")

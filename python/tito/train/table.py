@@ -255,6 +255,10 @@ def _refuse_silent(name: str, have: list[str]) -> None:
             DataError(f"{name}: loss_weights says what each id weighs, and without loss_spans it is not read"),
             "say the weights in loss_mask (a number of 0 or more an id), and leave loss_weights out",
         )
+    if {"loss_weights", "loss_spans"} <= set(have) and "capture_hash" not in have:
+        raise with_hint(
+            DataError(f"{name}: loss_spans and loss_weights both say what an id weighs"), "leave loss_weights out"
+        )
     if not {"output_ids", "labels", "loss_mask"} & set(have):
         raise with_hint(DataError(f"{name}: nothing says where loss falls: no output_ids and no labels"), _SAYS_WHERE)
 
