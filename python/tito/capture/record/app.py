@@ -53,7 +53,7 @@ class Recorder:
         self.sessions = Sessions(self._opened)
         self.engine = Engine("other")
         self._looking = asyncio.Lock()
-        self._looked = 0.0
+        self._looked = float("-inf")
         self._disagrees: str | None = None
         self.log: Log
         self.client: aiohttp.ClientSession
@@ -76,7 +76,6 @@ class Recorder:
         )
         try:
             self.engine = await find_engine(self.client, options)
-            self._looked = time.monotonic()
             fsync = options.durability == "fsync"
             self.log = Log(options.out, options.segment_bytes, fsync=fsync, opening=self._identity())
             try:
