@@ -75,7 +75,7 @@ def test_every_fault_reaches_the_client_and_gives_no_row(tmp_path, fault, stream
     assert "response" not in failed
     assert ids_of(good)[1] != [[]]
     report = tito.convert(tmp_path, tmp_path / "rows.parquet")
-    reason = "context_overflow" if fault == "overflow" else "infra_error"
+    reason = {"context_overflow": "context_overflow", "missing_ids": "no_capture"}.get(outcome, "infra_error")
     assert (report.rows, report.skipped) == (1, {reason: 1})
 
 
