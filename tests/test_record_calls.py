@@ -1,9 +1,11 @@
 """What passes through a recorder, and what it writes: the engine's own reply, less the ids; its ids, all of them."""
 
+import contextlib
 import json
 import time
 import urllib.request
 
+import openai
 import pytest
 import tito
 import zstandard
@@ -182,3 +184,37 @@ def test_openai_clients_whose_url_cannot_be_moved(tmp_path):
     assert len(lines(tmp_path / "two")) == 2
     assert {line["session_id"] for line in lines(tmp_path / "two")} == {"s"}
     assert lines(tmp_path / "one") == []
+
+
+def test_patched_blocks_stand_in_and_beside_each_other(tmp_path):
+    def call(base):
+        with client(base) as made:
+            made.chat.completions.create(model=MODEL, messages=HELLO)
+
+    one, two = ScriptedEngine(), ScriptedEngine()
+    plain = openai.OpenAI.base_url
+    with one.serving() as first, two.serving() as second, contextlib.ExitStack() as outer:
+        recorded = {"patch_openai": True, "durability": "flush"}
+        outer.enter_context(tito.recording(first, tmp_path / "one", **recorded))
+        call(first)
+        inner = contextlib.ExitStack()
+        inner.enter_context(tito.recording(second, tmp_path / "two", **recorded))
+        call(first)
+        call(second)
+        # The outer block may be left first.
+        outer.pop_all().close()
+        call(second)
+        call(first)
+        inner.close()
+        call(second)
+    assert openai.OpenAI.base_url is plain
+    assert (len(one.requests), len(two.requests)) == (3, 3)
+    assert (len(lines(tmp_path / "one")), len(lines(tmp_path / "two"))) == (2, 2)
+
+
+def test_a_patched_client_may_name_this_machine_otherwise(tmp_path):
+    with recorder(tmp_path, patch_openai=True) as (_, _, upstream):
+        for name in ("localhost", "LOCALHOST", "[::1]"):
+            with client(upstream.replace("127.0.0.1", name)) as made:
+                made.chat.completions.create(model=MODEL, messages=HELLO)
+    assert len(lines(tmp_path)) == 3

@@ -16,9 +16,10 @@ import openai
 import pytest
 import tito
 from records import HELLO, ask, client, ids_of, lines, recorder
-from scripted_engine import FAULTS, MODEL, ScriptedEngine
+from scripted_engine import FAULTS, MODEL, ScriptedEngine, _Answer
 from tito.capture.record.app import Recorder
 from tito.capture.record.call import Exchange
+from tito.capture.record.engine import Engine
 from tito.capture.record.log import Log
 from tito.capture.record.options import Options, Upstream
 
@@ -74,7 +75,7 @@ def test_every_fault_reaches_the_client_and_gives_no_row(tmp_path, fault, stream
     assert "response" not in failed
     assert ids_of(good)[1] != [[]]
     report = tito.convert(tmp_path, tmp_path / "rows.parquet")
-    reason = "context_overflow" if fault == "overflow" else "infra_error"
+    reason = {"context_overflow": "context_overflow", "missing_ids": "no_capture"}.get(outcome, "infra_error")
     assert (report.rows, report.skipped) == (1, {reason: 1})
 
 
@@ -271,7 +272,10 @@ def test_what_is_on_its_way_when_the_recorder_stops_is_counted(tmp_path, slow_di
         made = Recorder(Options(upstream=Upstream.parse(await engine.start()), out=tmp_path, durability="flush"))
         url = await made.start()
         await asyncio.to_thread(leave, url)
-        asyncio.get_running_loop().call_later(0.2, slow_disk.ready.set)
+        # The disk is done when the log is closed, and no sooner, however long that takes.
+        core = made.log._core
+        closed = SimpleNamespace(fd=core.fd, settled=core.settled, close=lambda: (core.close(), slow_disk.ready.set()))
+        made.log._core = closed
         await made.stop()
         engine.close()
         return dict(made.stats.by_outcome())
@@ -352,3 +356,92 @@ def test_what_is_no_request_is_refused(tmp_path, path, body, said):
         assert said in error["message"]
         assert engine.requests == []
     assert lines(tmp_path) == []
+
+
+@pytest.mark.parametrize("options", [{"text_only": True}, {"on_missing": "mark"}, {"on_missing": "pass"}, {}])
+@pytest.mark.parametrize(
+    "body",
+    [b'{"object":"error","message":"boom","code":500}', b'{"choices":[],"usage":{}}', b'{"error":{"message":"boom"}}'],
+)
+def test_a_200_that_is_an_error_is_no_text(tmp_path, monkeypatch, options, body):
+    monkeypatch.setattr(_Answer, "whole", lambda _: body)
+    with recorder(tmp_path, **options) as (url, _, _):
+        with pytest.raises(openai.InternalServerError, match="the engine reports a failure") as told:
+            ask(url)
+        assert (told.value.code, outcomes(url)) == ("upstream_error", {"upstream_error": 1})
+    [line] = lines(tmp_path)
+    assert "response" not in line
+    assert "text_only" not in line
+
+
+@pytest.mark.parametrize("options", [{"text_only": True}, {}])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"created": 1', b'"created": {"x": nul}'),
+        (b'"model": "', b'"model": "a\nb'),
+        (b'"model": "', b'"model": "caf\xe9'),
+    ],
+)
+def test_a_reply_that_is_no_json_is_not_logged(tmp_path, monkeypatch, old, new, options):
+    whole = _Answer.whole
+    monkeypatch.setattr(_Answer, "whole", lambda answer: whole(answer).replace(old, new, 1))
+    with recorder(tmp_path, **options) as (url, _, _):
+        with pytest.raises(openai.InternalServerError) as told:
+            ask(url)
+        assert told.value.code == "broken_stream"
+    [line] = lines(tmp_path)
+    assert "response" not in line
+
+
+def test_a_request_that_is_no_text_is_refused(tmp_path):
+    body = b'{"model":"m","messages":[{"role":"user","content":"caf\xe9"}]}'
+    with recorder(tmp_path) as (url, engine, _):
+        with pytest.raises(urllib.error.HTTPError) as told:
+            urllib.request.urlopen(urllib.request.Request(url + "/chat/completions", body))
+        assert "the request is not JSON: invalid UTF-8" in told.value.read().decode()
+        assert (told.value.code, engine.requests) == (400, [])
+    assert lines(tmp_path) == []
+
+
+def test_an_engine_that_comes_up_later_is_looked_at_then(tmp_path, monkeypatch):
+    monkeypatch.setattr("tito.capture.record.app._LOOK_SECONDS", 0.0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    engine = ScriptedEngine(owner="sglang", ids=False)
+    with tito.recording(
+        f"http://127.0.0.1:{port}", tmp_path, durability="flush", on_missing="pass", segment_bytes=900
+    ) as url:
+        with pytest.raises(openai.InternalServerError):
+            ask(url)
+        with engine.serving(port):
+            for _ in range(2):
+                ask(url, stream=True)
+        assert health(url)["engine"] == "sglang"
+        for _ in range(3):
+            with pytest.raises(openai.InternalServerError):
+                ask(url)
+    assert all(sent["return_input_ids_in_sglext"] is True for sent in engine.requests)
+    first, *later = lines(tmp_path, "identity")
+    assert "models" not in first
+    assert first["engine"] == "other"
+    assert len(later) > 1
+    assert all((line["engine"], bool(line["models"])) == ("sglang", True) for line in later)
+
+
+def test_an_engine_is_looked_for_once_a_second(tmp_path, monkeypatch):
+    looks = []
+
+    async def look(*_):
+        looks.append(1)
+        await asyncio.sleep(0.05)
+        return Engine("other")
+
+    # The first call looks however soon it comes, those beside it wait, and then there is no look for a while.
+    monkeypatch.setattr("tito.capture.record.app.find_engine", look)
+    with recorder(tmp_path) as (url, _, _), ThreadPoolExecutor(4) as pool:
+        monkeypatch.setattr("tito.capture.record.app._LOOK_SECONDS", 3600)
+        assert len(looks) == 1
+        list(pool.map(lambda _: ask(url), range(4)))
+        assert len(looks) == 2

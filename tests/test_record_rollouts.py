@@ -12,6 +12,7 @@ from records import ask, lines, post, recorder, root
 from tito._core import Request
 from tito.capture.record import session
 from tito.capture.record.app import Recorder
+from tito.capture.record.errors import CallError
 from tito.capture.record.log import NotWrittenError
 from tito.capture.record.options import Options, Upstream
 from tito.capture.record.tags import Tags
@@ -53,7 +54,68 @@ def test_no_attempt_is_begun_a_second_time(tmp_path):
             assert post(f"{at}/end")["calls"] == 1
         with pytest.raises(urllib.error.HTTPError) as told:
             post(f"{at}/begin", {"attempt": 0})
-        assert "session 'r' has ended already: end it, or give another attempt" in told.value.read().decode()
+        said = "attempt 0 of session 'r' has ended already: name another attempt, or none"
+        assert (told.value.code, said in told.value.read().decode()) == (409, True)
+
+
+def test_rollouts_that_follow_each_other_are_told_apart(tmp_path):
+    """Nobody names an attempt: each end has its own reward, and its own list of what was used."""
+    with recorder(tmp_path) as (url, _, _):
+        at = f"{root(url)}/s/r"
+        expected = {}
+        for reward in (0.0, 1.0, 0.5):
+            used, _ = (ask(f"{at}/v1", [user(f"task {reward}"), user(str(n))]) for n in range(2))
+            post(f"{at}/end", {"reward": reward, "consumed": [used.id]})
+            expected[used.id] = (len(expected) + 1, reward)
+        # What comes behind the last end was never ended.
+        late = ask(f"{at}/v1", [user("late")])
+        expected[late.id] = (4, None)
+    assert [line["attempt"] for line in lines(tmp_path)] == [1, 1, 2, 2, 3, 3, 4]
+    report = tito.convert(tmp_path, tmp_path / "rows.parquet")
+    assert report.skipped == {"unconsumed": 3}
+    rows = tito.open_rows(tmp_path / "rows.parquet")
+    assert {row.call_id: (row.attempt, row.reward) for row in rows} == expected
+
+
+def test_calls_before_a_begin_are_not_drawn_into_it(tmp_path):
+    with recorder(tmp_path) as (url, _, _):
+        at = f"{root(url)}/s/r"
+        before = ask(f"{at}/v1", [user("before")], headers={"x-tito-agent": "a"})
+        with pytest.raises(urllib.error.HTTPError) as told:
+            post(f"{at}/begin", {"attempt": 1})
+        said = "attempt 1 of session 'r' has calls already: name another attempt, or none"
+        assert (told.value.code, said in told.value.read().decode()) == (409, True)
+        assert post(f"{at}/begin") == {"session": "r", "attempt": 2}
+        begun = ask(f"{at}/v1", [user("begun")])
+        named = ask(f"{at}/v1", [user("named")], headers={"x-tito-attempt": "7"})
+        assert post(f"{at}/end", {"reward": 1.0})["calls"] == 2
+        # Another agent's attempt of the same number is another rollout.
+        assert post(f"{at}/begin", {"agent": "b", "attempt": 1})["attempt"] == 1
+        other = ask(f"{at}/v1", [user("other")])
+        post(f"{at}/end", {"reward": 0.0})
+        assert post(f"{at}/begin")["attempt"] == 8
+        left = ask(f"{at}/v1", [user("left")])
+    report = tito.convert(tmp_path, tmp_path / "rows.parquet")
+    assert report.skipped == {"abandoned": 1}
+    rows = {row.call_id: row for row in tito.open_rows(tmp_path / "rows.parquet")}
+    assert {call: (row.agent, row.attempt, row.reward) for call, row in rows.items()} == {
+        before.id: ("a", 1, None),
+        begun.id: (None, 2, 1.0),
+        named.id: (None, 7, 1.0),
+        other.id: ("b", 1, 0.0),
+    }
+    assert left.id not in rows
+
+
+def test_a_begin_that_could_not_be_written_takes_no_attempt(tmp_path):
+    sessions = session.Sessions(lambda *_: None)
+    for _ in range(2):
+        begun = sessions.begin("r", Tags(task="t"))
+        assert begun.defaults == Tags(session="r", task="t", attempt=1)
+        begun.withdraw()
+        assert begun.defaults == Tags(attempt=1)
+    placed = sessions.place(Tags(session="r"), Request(b'{"messages":[]}'), b"{}")
+    assert placed.tags.attempt == 1
 
 
 def test_an_end_that_could_not_be_written_can_be_told_again(tmp_path):
@@ -113,7 +175,7 @@ def test_what_is_remembered_has_bounds(monkeypatch):
         if what < 0.03:
             sessions.end(name)
         elif what < 0.06:
-            with contextlib.suppress(tito.UsageError):
+            with contextlib.suppress(CallError):
                 sessions.begin(name, Tags(attempt=n))
         elif what < 0.6 or not on_their_way:
             body = json.dumps({"messages": [user(str(draw.randrange(100)))]}).encode()
@@ -131,3 +193,17 @@ def test_what_is_remembered_has_bounds(monkeypatch):
         assert len(sessions) <= 9
         most = max(most, sessions._prompts)
     assert most > 54
+
+
+def test_a_system_prompt_that_tells_the_time_changes_no_kind(tmp_path):
+    said = []
+    with recorder(tmp_path) as (url, _, _):
+        at = f"{root(url)}/s/r/v1"
+        for n in range(4):
+            clock = {"role": "system", "content": f"You are an agent. It is {n} o'clock."}
+            reply = ask(at, [clock, user("do it"), *said], scripted={"reply": f"step {n}"})
+            said += [{"role": "assistant", "content": reply.choices[0].message.content}, user(f"seen {n}")]
+        # One that holds nothing of the rollout is somebody else's.
+        ask(at, [{"role": "system", "content": "You name things."}, user("do it")])
+    assert [line["kind"] for line in lines(tmp_path)] == ["solver"] * 4 + ["helper"]
+    assert tito.convert(tmp_path, tmp_path / "rows.parquet").rows == 4

@@ -10,7 +10,7 @@ import openai
 import pytest
 import tito
 from records import TOOL, TOOLS, ask, client, ids_of, lines, recorder
-from scripted_engine import MODEL, ScriptedEngine, output_ids
+from scripted_engine import MODEL, ScriptedEngine, _Answer, output_ids
 
 BASH = {"type": "function", "name": "bash", "parameters": {"type": "object", "properties": {}}}
 LS = {"name": "bash", "arguments": '{"command": "ls"}'}
@@ -280,3 +280,63 @@ def test_calls_beyond_the_most_that_may_be_open_wait(tmp_path):
             thread.join()
         assert len(engine.requests) == len(most) == 8
     assert len(lines(tmp_path)) == 8
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "said"),
+    [
+        ("/responses", {"input": 5}, "input: a list of objects"),
+        ("/responses", {"input": ["a"]}, "input: a list of objects"),
+        ("/responses", {"input": "a", "text": 5}, "the request is not of the shape of this route"),
+        ("/messages", {"messages": ["a"]}, "messages: a list of objects"),
+        ("/messages", {"messages": "a"}, "messages: a list of objects"),
+        ("/messages", {"messages": [{"role": "user", "content": ["a"]}]}, "messages: content: a list of objects"),
+        ("/messages", {"messages": [], "tool_choice": 3}, "the request is not of the shape of this route"),
+    ],
+)
+def test_a_request_of_another_shape_is_refused(tmp_path, path, asked, said):
+    with recorder(tmp_path) as (url, engine, _):
+        with pytest.raises(urllib.error.HTTPError) as told:
+            urllib.request.urlopen(urllib.request.Request(url + path, json.dumps({"model": MODEL, **asked}).encode()))
+        answer = json.loads(told.value.read())
+        assert (told.value.code, answer["error"]["code"]) == (400, "refused")
+        assert (answer.get("type") == "error") is (path == "/messages")
+        assert said in answer["error"]["message"]
+        assert engine.requests == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/responses", "/messages"])
+def test_a_reply_that_cannot_be_told_is_no_record(tmp_path, monkeypatch, path, stream):
+    said = {"role": "assistant", "content": None, "tool_calls": ["odd"]}
+    monkeypatch.setattr(_Answer, "_message", lambda *_: said)
+    monkeypatch.setattr(_Answer, "_deltas", lambda _, ids: [({"delta": said}, ids)])
+    asked = {"model": MODEL, "stream": stream} | ({"input": "a"} if path == "/responses" else {})
+    with recorder(tmp_path) as (url, _, _):
+        made = urllib.request.Request(url + path, json.dumps(asked).encode())
+        if stream:
+            with urllib.request.urlopen(made) as reply:
+                told = reply.read().decode()
+        else:
+            with pytest.raises(urllib.error.HTTPError) as failed:
+                urllib.request.urlopen(made)
+            told = failed.value.read().decode()
+            assert failed.value.code == 502
+    assert "the reply cannot be told in the words of" in told
+    [line] = lines(tmp_path)
+    assert line["error"]["type"] == "broken_stream"
+    assert "response" not in line
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("finish", "reason"), [("stop", "tool_use"), ("length", "max_tokens")])
+def test_a_tool_that_is_called_is_why_a_message_stops(tmp_path, stream, finish, reason):
+    engine = script_engine(tool=TOOL, tokens=6, finish=finish)
+    with recorder(tmp_path, engine) as (url, _, _), claude(url) as made:
+        asked = {"model": MODEL, "max_tokens": 50, "messages": [{"role": "user", "content": "q"}]}
+        if stream:
+            with made.messages.stream(**asked) as events:
+                reply = events.get_final_message()
+        else:
+            reply = made.messages.create(**asked)
+    assert reply.stop_reason == reason

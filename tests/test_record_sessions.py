@@ -1,9 +1,12 @@
 """Whose a call is, of what kind, and what became of its reply."""
 
+import contextlib
+import http.client
 import itertools
 import json
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -147,7 +150,7 @@ def test_a_reply_that_comes_back_later_was_kept(tmp_path):
 def test_rollouts_are_opened_and_closed(tmp_path):
     with recorder(tmp_path) as (url, _, _):
         at = f"{root(url)}/s"
-        assert post(f"{at}/good/begin", {"task_id": "t1", "agent": "a"}) == {"session": "good", "attempt": None}
+        assert post(f"{at}/good/begin", {"task_id": "t1", "agent": "a"}) == {"session": "good", "attempt": 1}
         used = ask(f"{at}/good/v1", [user("1")])
         ask(f"{at}/good/v1", [user("2")])
         answer = post(f"{at}/good/end", {"status": "LimitsExceeded", "reward": 0.5, "consumed": [used.id, "nobody"]})
@@ -182,11 +185,11 @@ def test_an_attempt_is_opened_once(tmp_path):
         for body in ({"attempt": 1}, None):
             with pytest.raises(urllib.error.HTTPError) as told:
                 post(f"{at}/begin", body)
-            assert "session 'r' has begun already: end it, or give another attempt" in told.value.read().decode()
+            assert "session 'r' has begun already: end it first" in told.value.read().decode()
         post(f"{at}/end", {"reward": 0.0})
         with pytest.raises(urllib.error.HTTPError) as told:
             post(f"{at}/begin", {"attempt": 0})
-        assert "session 'r' has ended already" in told.value.read().decode()
+        assert "attempt 0 of session 'r' has ended already" in told.value.read().decode()
         post(f"{at}/begin", {"attempt": 1})
         second = ask(f"{at}/v1", [user("1")])
         post(f"{at}/end", {"reward": 1.0})
@@ -261,7 +264,12 @@ def test_agents_of_one_session_say_nothing_of_each_other(tmp_path):
         ("begin", {"task": "t"}, "begin: 'task' is none of task_id, pair_id, agent, attempt"),
         ("begin", {"attempt": "1"}, "begin: attempt must be a whole number"),
         ("begin", {"agent": 1}, "begin: agent must be a text"),
+        ("begin", {"attempt": -1}, "begin: attempt must be from 0 to 999,999,999"),
+        ("begin", {"task_id": "\ud800"}, "begin: task_id: 1 to 256 characters, none of them a control character"),
         ("end", {"reward": True}, "end: reward must be a number"),
+        ("end", {"reward": float("nan")}, "end: reward must be a number"),
+        ("end", {"reward": float("-inf")}, "end: reward must be a number"),
+        ("end", {"reward": 10**400}, "end: reward must be a number"),
         ("end", {"consumed": ["a", 1]}, "end: consumed must be a list of ids of replies"),
         ("end", {"score": 1}, "end: 'score' is none of status, reward, consumed"),
         ("end", [1], "the body is a JSON object, or nothing"),
@@ -271,6 +279,35 @@ def test_what_is_told_of_a_rollout_must_be_understood(tmp_path, what, body, said
     with recorder(tmp_path) as (url, _, _), pytest.raises(urllib.error.HTTPError) as told:
         post(f"{root(url)}/s/r/{what}", body)
     assert (told.value.code, json.loads(told.value.read())["error"]["message"]) == (400, f"tito record: {said}")
+
+
+@pytest.mark.parametrize("what", ["begin", "end"])
+def test_the_session_of_a_begin_and_of_an_end_is_a_name(tmp_path, what):
+    with recorder(tmp_path) as (url, _, _), pytest.raises(urllib.error.HTTPError) as told:
+        post(f"{root(url)}/s/a%00b/{what}")
+    said = "the session in the path: 1 to 256 characters, none of them a control character"
+    assert (told.value.code, said in told.value.read().decode()) == (400, True)
+
+
+def test_names_that_are_not_ascii_stay_apart(tmp_path):
+    body = json.dumps({"model": MODEL, "messages": [user("x")]}).encode()
+    with (
+        recorder(tmp_path) as (url, _, _),
+        contextlib.closing(http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc)) as made,
+    ):
+
+        def call(path, **headers):
+            sent = {f"x-tito-{name}": value for name, value in headers.items()}
+            made.request("POST", path, body, {"Content-Type": "application/json", **sent})
+            reply = made.getresponse()
+            assert (reply.status, bool(reply.read())) == (200, True)
+
+        for name in (b"caf\xe9", b"caf\xe8", "café".encode(), "猫".encode()):
+            call("/v1/chat/completions", session=name)
+        for name in ("a%fe", "a%ff", "%E7%8C%AB"):
+            call(f"/s/{name}/v1/chat/completions")
+    names = [line["session_id"] for line in lines(tmp_path)]
+    assert names == ["café", "cafè", "café", "猫", "aþ", "aÿ", "猫"]
 
 
 CALL = {

@@ -480,4 +480,4 @@ class CallLog:
     def set_opening(self, opening: bytes) -> None:
         """What the next segment begins with (whole lines)."""
     def close(self) -> None:
-        """Writes what waits, closes and packs the segment."""
+        """Writes what waits, closes and packs the segment; ``settled`` tells afterwards what became of it."""

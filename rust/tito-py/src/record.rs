@@ -184,6 +184,7 @@ type Failed = Vec<(u64, u64, String)>;
 #[pyclass(frozen, module = "tito._core")]
 pub struct CallLog {
     inner: Mutex<Option<core::Log>>,
+    closed: Mutex<Option<core::Log>>,
     fd: i32,
     torn: u64,
 }
@@ -210,7 +211,7 @@ impl CallLog {
             Ok((log, repaired.torn, listen))
         });
         let (log, torn, listen) = opened.map_err(|e| raise(py, &e))?;
-        Ok(Self { inner: Mutex::new(Some(log)), fd: listen.into_raw_fd(), torn })
+        Ok(Self { inner: Mutex::new(Some(log)), closed: Mutex::default(), fd: listen.into_raw_fd(), torn })
     }
     /// Readable when `settled` has news; whoever opened the log closes it.
     #[getter]
@@ -229,7 +230,8 @@ impl CallLog {
         self.with(py, |log| log.append(line))
     }
     fn settled(&self, py: Python<'_>) -> PyResult<(u64, Failed)> {
-        let settled = self.with(py, core::Log::settled)?;
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(core::Log::settled);
+        let settled = closed.map_or_else(|| self.with(py, core::Log::settled), Ok)?;
         Ok((settled.upto, settled.failed))
     }
     fn set_opening(&self, py: Python<'_>, opening: &[u8]) -> PyResult<()> {
@@ -239,8 +241,12 @@ impl CallLog {
     fn written(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.with(py, core::Log::written)
     }
+    /// Writes what waits and closes; `settled` tells afterwards what became of it.
     fn close(&self, py: Python<'_>) {
         let taken = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
-        py.detach(|| drop(taken));
+        if let Some(mut log) = taken {
+            py.detach(|| log.close());
+            *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some(log);
+        }
     }
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -23,13 +24,15 @@ from tito.capture.record.log import Log, NotWrittenError
 from tito.capture.record.options import Options
 from tito.capture.record.session import Mark, Session, Sessions
 from tito.capture.record.stats import Stats
-from tito.capture.record.tags import Tags, read_tags, split_path
+from tito.capture.record.tags import Tags, check_tags, read_tags, split_path
 from tito.capture.record.translate import Messages, Responses, Translated
 from tito.errors import UsageError
 
 __all__ = ["Recorder"]
 
 _API = {"/chat/completions": "chat", "/completions": "completions", "/responses": "responses", "/messages": "messages"}
+# An engine that cannot be reached is looked for so often, when there is a call for it.
+_LOOK_SECONDS = 1.0
 # What asks an engine to sample nothing.
 _SILENT = ("/tokenize", "/detokenize", "/embeddings", "/rerank", "/score", "/pooling", "/classify", "/count_tokens")
 _SILENT_ADMIN = ("/load_lora_adapter", "/unload_lora_adapter", "/render")
@@ -49,6 +52,9 @@ class Recorder:
         self.stats = Stats()
         self.sessions = Sessions(self._opened)
         self.engine = Engine("other")
+        self._looking = asyncio.Lock()
+        self._looked = float("-inf")
+        self._disagrees: str | None = None
         self.log: Log
         self.client: aiohttp.ClientSession
         self._runner: web.ServerRunner | None = None
@@ -97,9 +103,8 @@ class Recorder:
         if self._runner is not None:
             await self._runner.cleanup()
         await self.client.close()
-        # Calls whose clients left are counted when their records are settled.
-        await self.log.idle()
         self.log.close()
+        # Calls whose clients left are counted when their records are settled: in the loop's next round.
         await asyncio.sleep(0)
 
     def next_number(self) -> int:
@@ -171,6 +176,8 @@ class Recorder:
                         body, api = dialect.request(body), "/chat/completions"
                 except UsageError as error:
                     raise CallError("refused", str(error), status=400, retry=False) from None
+                if not self.engine.reached:
+                    await self._look_again()
                 exchange = Exchange(self, http, dialect, body, tags, key)
                 return await exchange.run(api)
         except CallError as error:
@@ -183,6 +190,25 @@ class Recorder:
             # A fault of the recorder: the server prints where, and answers 500 or breaks the stream off.
             end(CallError("internal_error", said(error), status=500))
             raise
+
+    async def _look_again(self) -> None:
+        """Looks at an engine that was not there at the start; its calls must ask for ids in its way from the first."""
+        async with self._looking:
+            if not self.engine.reached and time.monotonic() - self._looked >= _LOOK_SECONDS:
+                try:
+                    found = await find_engine(self.client, self.options)
+                    self._disagrees = None
+                except UsageError as error:
+                    self._disagrees = str(error)
+                else:
+                    if found.reached:
+                        self.engine = found
+                        identity = self._identity()
+                        self._tell("identity", identity)
+                        self.log.set_opening(identity)
+                self._looked = time.monotonic()
+            if self._disagrees is not None:
+                raise CallError("refused", self._disagrees, status=503, retry=False)
 
     async def _read(self, http: web.BaseRequest) -> bytes:
         """The body of a call, unless it is known before that the call cannot be."""
@@ -200,12 +226,12 @@ class Recorder:
             if not isinstance(told, dict):
                 raise UsageError("the body is a JSON object, or nothing")
             if path == "/begin":
-                session = self.sessions.begin(name, _begun(told))
+                session = self.sessions.begin(name, check_tags(_begun(told), name))
                 answer: dict[str, Any] = {"session": name, "attempt": session.defaults.attempt}
                 try:
                     await self.log.append("begin", session.defaults.record())
                 except NotWrittenError:
-                    session.state = "implicit"
+                    session.withdraw()
                     raise
             else:
                 answer = await self._end(name, told)
@@ -218,6 +244,7 @@ class Recorder:
         return web.json_response(answer)
 
     async def _end(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
+        check_tags(Tags(), name)
         head = _ended(told)
         session = self.sessions.end(name)
         ended = session.ended
@@ -314,7 +341,8 @@ def _begun(told: dict[str, Any]) -> Tags:
 
 def _ended(told: dict[str, Any]) -> dict[str, Any]:
     for name, value in told.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        # Python reads NaN, Infinity and 1e400 as numbers; JSON has none of them.
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         good = {
             "status": isinstance(value, str),
             "reward": number,

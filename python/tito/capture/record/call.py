@@ -153,12 +153,14 @@ class Exchange:
             raise self.fail(CallError("upstream_error", said(error))) from None
 
     async def _whole(self, upstream: aiohttp.ClientResponse, body: bytes) -> web.StreamResponse:
+        hide = not self.request.wants_ids and not self.recorder.options.text_only
         try:
-            await self._record(body)
+            reply, text_only = self._accept(body, None)
+            # What cannot be told to the client is no reply that it got.
+            passed = self.dialect.reply(strip_reply(body) if hide else body)
+            await self._record(body, reply, text_only=text_only)
         except CallError as error:
             raise self.fail(error, body) from None
-        hide = not self.request.wants_ids and not self.recorder.options.text_only
-        passed = self.dialect.reply(strip_reply(body) if hide else body)
         return web.Response(status=200, body=passed, headers=self._headers(upstream))
 
     async def _refused(self, upstream: aiohttp.ClientResponse, body: bytes) -> web.StreamResponse:
@@ -185,13 +187,16 @@ class Exchange:
                         await self._send(out)
                     if events.done or events.fault is not None:
                         break
-                await self._record(events.reply(), events)
+                body = events.reply()
+                reply, text_only = self._accept(body, events)
+                last = self.dialect.events(events.held)
+                await self._record(body, reply, text_only=text_only, chunks=events.chunks)
             except CallError as error:
                 await self._break(self.fail(error, events.reply()))
             except (aiohttp.ClientError, TimeoutError) as error:
                 await self._break(self.fail(CallError("upstream_error", said(error)), events.reply()))
             else:
-                await self._send(self.dialect.events(events.held), last=True)
+                await self._send(last, last=True)
         except _GoneError:
             self.fail(client_gone(), events.reply())
         except asyncio.CancelledError:
@@ -218,21 +223,25 @@ class Exchange:
         except (ConnectionError, aiohttp.ClientError):
             raise _GoneError from None
 
-    async def _record(self, body: bytes, events: EventStream | None = None) -> None:
-        """Judges a reply and writes it. `CallError` for one that is not to be used."""
+    def _accept(self, body: bytes, events: EventStream | None) -> tuple[Reply | None, bool]:
+        """A reply that may go on, and whether its ids are not to be used; no reply is one that is not recorded.
+
+        `CallError` for one that may not go on.
+        """
         options = self.recorder.options
-        text_only = options.text_only
         try:
-            reply = self._judge(body, events)
+            return self._judge(body, events), options.text_only
         except CallError as error:
             if error.outcome not in ("missing_ids", "mismatch") or options.on_missing == "fail":
                 raise
-            if options.on_missing == "pass":
-                self._end("passed")
-                return
-            text_only, reply = True, Reply(body)
-        outcome = "text_only" if text_only else "recorded"
-        await self._write(outcome, body, reply=reply, chunks=events.chunks if events else None)
+            return (None, False) if options.on_missing == "pass" else (Reply(body), True)
+
+    async def _record(self, body: bytes, reply: Reply | None, *, text_only: bool, chunks: int | None = None) -> None:
+        """Writes a reply that was accepted."""
+        if reply is None:
+            self._end("passed")
+        else:
+            await self._write("text_only" if text_only else "recorded", body, reply=reply, chunks=chunks)
 
     def _judge(self, body: bytes, events: EventStream | None) -> Reply:
         if events is not None:
@@ -248,6 +257,9 @@ class Exchange:
             reply = Reply(body)
         except DataError as error:
             raise CallError("broken_stream", str(error)) from None
+        if any(choice[3] for choice in reply.choices):
+            words = body[:2000].decode("utf-8", "replace")
+            raise CallError("upstream_error", f"the engine reports a failure: {words}")
         if not self.recorder.options.text_only:
             check(reply, self.request.choices)
         return reply

@@ -47,6 +47,8 @@ class Engine:
     template_hash: str | None = None
     tokenizer_from: str | None = None
     served: dict[str, Any] | None = None
+    reached: bool = False
+    """It answered; one that did not is looked at again."""
 
     def switches(self, route: str, *, stream: bool) -> list[tuple[str, str]]:
         """Members that make a request return ids, as JSON."""
@@ -73,7 +75,8 @@ async def find_engine(client: aiohttp.ClientSession, options: Options) -> Engine
     `UsageError` when the folder of `--tokenizer` holds none, or what is served is not what `served` says.
     """
     root = options.upstream.root
-    listed = await _get(client, f"{options.upstream.api}/models", options)
+    answered = await _answer(client, f"{options.upstream.api}/models", options)
+    listed = answered or {}
     kept = ("id", "root", "parent", "max_model_len", "owned_by")
     data = listed.get("data")
     rows = data if isinstance(data, list) else []
@@ -83,6 +86,8 @@ async def find_engine(client: aiohttp.ClientSession, options: Options) -> Engine
     paths = [str(model.get("root") or model.get("id")) for model in models if "parent" not in model]
     if options.engine != "auto":
         name = options.engine
+    elif answered is None:
+        name = "other"
     elif "sglang" in owners or (info := await _get(client, f"{root}/get_model_info", options)):
         name = "sglang"
         info = await _get(client, f"{root}/get_model_info", options)
@@ -94,7 +99,7 @@ async def find_engine(client: aiohttp.ClientSession, options: Options) -> Engine
     if options.served is not None:
         tokenizer, template = _agreed(options.served, models, tokenizer, template)
     version = version if isinstance(version, str) else None
-    return Engine(name, version, models, tokenizer, template, where, options.served)
+    return Engine(name, version, models, tokenizer, template, where, options.served, answered is not None)
 
 
 def overflows(status: int, body: bytes) -> bool:
@@ -108,6 +113,11 @@ def overflows(status: int, body: bytes) -> bool:
 
 
 async def _get(client: aiohttp.ClientSession, url: str, options: Options) -> dict[str, Any]:
+    return await _answer(client, url, options) or {}
+
+
+async def _answer(client: aiohttp.ClientSession, url: str, options: Options) -> dict[str, Any] | None:
+    """What a route answers, empty where that is no object; None where nobody answers, or not yet."""
     import aiohttp
 
     headers = dict(options.headers)
@@ -116,9 +126,13 @@ async def _get(client: aiohttp.ClientSession, url: str, options: Options) -> dic
     try:
         timeout = aiohttp.ClientTimeout(total=5)
         async with client.get(url, headers=headers, timeout=timeout, allow_redirects=False) as reply:
+            if reply.status >= 500:
+                return None
             value = json.loads(await reply.read()) if reply.status == 200 else {}
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+    except ValueError:
         return {}
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None
     return value if isinstance(value, dict) else {}
 
 

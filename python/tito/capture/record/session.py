@@ -10,13 +10,13 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
 from tito._core import Request, request_mentions
+from tito.capture.record.errors import CallError
 from tito.capture.record.tags import Tags, with_session
-from tito.errors import UsageError
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -98,6 +98,12 @@ class Known:
                 return length, replies
         return None
 
+    def held(self, request: Request) -> Replied | None:
+        """The reply that stands last in a prompt."""
+        by_hash = {answer: reply for replies in self.replies.values() for reply in replies for answer in reply.hashes}
+        said = zip(reversed(request.roles), reversed(request.messages), strict=True)
+        return next((by_hash[message] for role, message in said if role == "a" and message in by_hash), None)
+
 
 @dataclass(slots=True, eq=False)
 class Index:
@@ -151,7 +157,11 @@ class Session:
     """The calls that go by one name."""
 
     name: str
-    defaults: Tags = field(default_factory=Tags)
+    defaults: Tags = field(default_factory=lambda: Tags(attempt=1))
+    """What is so of a call that does not say otherwise. Attempts are counted from 1: whatever comes behind an end is of
+    the next one, so that rollouts that follow each other are told apart."""
+    highest: int = 0
+    """The highest attempt that was used."""
     state: str = "implicit"
     """`implicit`, `begun` or `ended`."""
     rollouts: dict[_Rollout, Rollout] = field(default_factory=dict)
@@ -161,7 +171,9 @@ class Session:
     told: dict[str, object] | None = None
     """What the last end told, once it is written."""
     past: OrderedDict[_Rollout, None] = field(default_factory=OrderedDict)
-    """All that ended, as far back as is remembered."""
+    """All that had a begin, a call or an end, as far back as is remembered."""
+    before: Tags = field(default_factory=Tags)
+    """The defaults before the last begin or end."""
     index: Index = field(default_factory=Index)
     call_ids: set[str] = field(default_factory=set)
 
@@ -169,11 +181,44 @@ class Session:
         """The last reply of the rollout that was used last."""
         return next((known.last for known in reversed(self.index.rollouts.values()) if known.last is not None), None)
 
+    def use(self, rollout: _Rollout) -> None:
+        """Takes note of a rollout."""
+        _remember(self.past, rollout, None, _PAST)
+        self.highest = max(self.highest, rollout[2] or 0)
+
+    def close_to(self, tags: Tags) -> _Rollout | None:
+        """A rollout that was used and might be the one of these tags: what is not said may be anything."""
+
+        def same(used: _Rollout) -> bool:
+            return used[2] == tags.attempt and all(
+                None in pair or pair[0] == pair[1] for pair in zip(used[:2], tags.rollout[:2], strict=True)
+            )
+
+        return next((used for used in self.past if same(used)), None)
+
+    def withdraw(self) -> None:
+        """Takes a begin back that could not be written."""
+        self.state = "implicit"
+        rollout = self.defaults.rollout
+        if (begun := self.rollouts.get(rollout)) and not begun.calls:
+            del self.rollouts[rollout], self.past[rollout]
+            self.defaults = self.before
+            self.highest = max((attempt or 0 for *_, attempt in self.past), default=0)
+
     def reopen(self) -> None:
         """Takes an end back that could not be written."""
+        self.defaults = self.before
         for rollout, ended in self.ended.items():
             self.rollouts.setdefault(rollout, Rollout(ended.tags)).calls += ended.calls
         self.ended, self.told = {}, None
+
+
+def _keep(reply: Replied) -> Iterator[Mark]:
+    """A later prompt holds a reply."""
+    reply.kept = True
+    if reply.left_out:
+        reply.left_out = False
+        yield Mark(reply, "kept")
 
 
 def _judge(request: Request, length: int, replies: list[Replied]) -> Iterator[Mark]:
@@ -185,10 +230,7 @@ def _judge(request: Request, length: int, replies: list[Replied]) -> Iterator[Ma
         kept = replies
     for reply in replies:
         if reply in kept:
-            reply.kept = True
-            if reply.left_out:
-                reply.left_out = False
-                yield Mark(reply, "kept")
+            yield from _keep(reply)
         elif not (reply.left_out or reply.kept):
             reply.left_out = True
             yield Mark(reply, "parse_error" if reply.offered and not reply.called else "dropped")
@@ -211,14 +253,22 @@ class Sessions:
         return len(self._all)
 
     def begin(self, name: str, defaults: Tags) -> Session:
-        """Opens a session. `UsageError` for one that is open, or was closed without another attempt being named."""
+        """Opens a session, with the next attempt where none is named. `CallError` for a session that is open, and for
+        an attempt that was used.
+        """
         session = self._named(name)
-        again = defaults.rollout in session.past
-        if session.state == "begun" or again:
-            word = "has begun" if session.state == "begun" else "has ended"
-            raise UsageError(f"session {name!r} {word} already: end it, or give another attempt")
+        if session.state == "begun":
+            raise _taken(f"session {name!r} has begun already: end it first")
+        if defaults.attempt is None:
+            defaults = replace(defaults, attempt=session.highest + 1)
+        elif (used := session.close_to(defaults)) is not None:
+            what = "has calls" if used in session.rollouts else "has ended"
+            said = f"attempt {defaults.attempt} of session {name!r} {what} already: name another attempt, or none"
+            raise _taken(said)
+        session.before = session.defaults
         session.state, session.defaults = "begun", with_session(defaults, name)
         session.rollouts = {session.defaults.rollout: Rollout(session.defaults)}
+        session.use(session.defaults.rollout)
         session.ended, session.told, session.call_ids = {}, None, set()
         self._start_anew(session)
         return session
@@ -235,7 +285,9 @@ class Sessions:
             ended = session.rollouts or {rollout: Rollout(with_session(session.defaults, name))}
             session.ended, session.told, session.rollouts = ended, None, {}
             for rollout in ended:
-                _remember(session.past, rollout, None, _PAST)
+                session.use(rollout)
+            session.before = session.defaults
+            session.defaults = replace(session.defaults, attempt=session.highest + 1)
         session.state = "ended"
         self._start_anew(session)
         return session
@@ -261,8 +313,12 @@ class Sessions:
             marks += _judge(request, *found)
             kind = found[1][-1].kind
         elif root is not None and request.chain and request.chain[0] != root:
-            # Another system prompt, or none. Without one, another first message may well be the solver's.
+            # Another system prompt, or none. Without one, another first message may well be the solver's. A prompt that
+            # holds a reply goes on from it all the same: system prompts may tell the time.
             kind = "helper"
+            if (reply := known.held(request)) is not None:
+                kind = reply.kind
+                marks += _keep(reply)
         guessed_kind = tags.kind is None
         if guessed_kind:
             tags = tags.over(Tags(kind=kind))
@@ -289,6 +345,7 @@ class Sessions:
         rollout = session.rollouts.get(tags.rollout)
         if rollout is None:
             rollout = session.rollouts[tags.rollout] = Rollout(tags)
+            session.use(tags.rollout)
             if session.state == "begun":
                 self._on_rollout(session, tags)
         rollout.calls += 1
@@ -340,6 +397,10 @@ class Sessions:
                 return self._named(name)
         self._made += 1
         return self._named(f"auto-{self._run}-{self._made}")
+
+
+def _taken(message: str) -> CallError:
+    return CallError("refused", message, status=409, retry=False)
 
 
 def _remember(index: OrderedDict[_Key, _Value], key: _Key, value: _Value, limit: int) -> None:

@@ -6,14 +6,15 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from tito.errors import UsageError
 
-__all__ = ["Tags", "read_tags", "split_path"]
+__all__ = ["Tags", "check_tags", "read_tags", "split_path"]
 
 _PREFIX = re.compile(r"/s/([^/]+)(/.*)")
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}")
+_ATTEMPTS = 10**9
 _KEY = "tito:"
 
 
@@ -66,8 +67,19 @@ def split_path(path: str) -> tuple[str | None, str]:
     ('run 1', '/v1/chat/completions')
     """
     if match := _PREFIX.fullmatch(path):
-        return unquote(match[1]), match[2]
+        return _decoded(unquote_to_bytes(match[1].encode("utf-8", "surrogateescape"))), match[2]
     return None, path
+
+
+def check_tags(tags: Tags, prefix: str) -> Tags:
+    """The tags of a begin, where each of them and the session in the path is one; `UsageError` otherwise."""
+    _check("the session in the path", prefix)
+    for name in ("task", "pair", "agent"):
+        if (value := getattr(tags, name)) is not None:
+            _check(f"begin: {name if name == 'agent' else f'{name}_id'}", value)
+    if tags.attempt is not None and not 0 <= tags.attempt < _ATTEMPTS:
+        raise UsageError(f"begin: attempt must be from 0 to {_ATTEMPTS - 1:,}")
+    return tags
 
 
 def read_tags(headers: Mapping[str, str], prefix: str | None, *, by_key: bool) -> tuple[Tags, str | None]:
@@ -77,9 +89,7 @@ def read_tags(headers: Mapping[str, str], prefix: str | None, *, by_key: bool) -
 
     def text(name: str) -> str | None:
         value = headers.get(f"x-tito-{name}")
-        if value is not None and not _NAME.fullmatch(value):
-            raise UsageError(f"x-tito-{name}: 1 to 256 characters, none of them a control character")
-        return value
+        return None if value is None else _check(f"x-tito-{name}", _sent(value))
 
     attempt = text("attempt")
     if attempt is not None and not re.fullmatch(r"\d{1,9}", attempt):
@@ -88,11 +98,13 @@ def read_tags(headers: Mapping[str, str], prefix: str | None, *, by_key: bool) -
     from_key, real = None, None
     if key.startswith(_KEY):
         from_key, _, real = key.removeprefix(_KEY).partition(":")
+        if from_key := _sent(from_key):
+            _check("the session in the key", from_key)
     elif by_key and key:
         # A hash that nobody can turn back into the key.
         from_key = "key-" + hashlib.sha256(key.encode()).hexdigest()[:16]
-    if prefix is not None and not _NAME.fullmatch(prefix):
-        raise UsageError("the session in the path: 1 to 256 characters, none of them a control character")
+    if prefix is not None:
+        _check("the session in the path", prefix)
     tags = Tags(
         session=text("session") or prefix or from_key or None,
         task=text("task"),
@@ -107,3 +119,22 @@ def read_tags(headers: Mapping[str, str], prefix: str | None, *, by_key: bool) -
 def with_session(tags: Tags, session: str) -> Tags:
     """The tags, in a session."""
     return replace(tags, session=session)
+
+
+def _check(what: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{what}: 1 to 256 characters, none of them a control character")
+    return name
+
+
+def _sent(value: str) -> str:
+    """A header's value as it was meant: the server reads UTF-8, and what is none stands as lone surrogates."""
+    return value if value.isascii() else _decoded(value.encode("utf-8", "surrogateescape"))
+
+
+def _decoded(name: bytes) -> str:
+    """UTF-8, or what is none as Latin-1, so that two names stay two."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("latin-1")

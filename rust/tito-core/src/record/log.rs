@@ -334,6 +334,8 @@ mod tests {
     use super::*;
     use std::io::Read;
 
+    const OPENING: &str = "{\"tito_log\": 1, \"type\": \"identity\"}\n";
+
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(folder)
             .expect("a folder")
@@ -346,7 +348,7 @@ mod tests {
     fn open(folder: &Path, limit: u64) -> (Log, Repaired, UnixStream) {
         let (wake, listen) = UnixStream::pair().expect("a pair");
         let (log, repaired) =
-            Log::open(folder, limit, Durability::Flush, b"{\"opening\":1}\n".to_vec(), wake).expect("a log");
+            Log::open(folder, limit, Durability::Flush, OPENING.as_bytes().to_vec(), wake).expect("a log");
         (log, repaired, listen)
     }
 
@@ -369,7 +371,7 @@ mod tests {
             ["calls-000001.jsonl.zst", "calls-000002.jsonl.zst", "calls-000003.jsonl.zst", "calls-000004.jsonl.zst"];
         assert_eq!(names(folder.path()), packed);
         for (n, name) in (1..).zip(packed) {
-            let expected = format!("{{\"opening\":1}}\n{{\"line\":{n},\"text\":\"0123456789\"}}\n");
+            let expected = format!("{OPENING}{{\"line\":{n},\"text\":\"0123456789\"}}\n");
             assert_eq!(text(&folder.path().join(name)), expected);
         }
         let (mut log, repaired, _listen) = open(folder.path(), 40);
@@ -394,9 +396,24 @@ mod tests {
         log.close();
         let kept = ["calls-000001.jsonl.zst", "calls-000002.jsonl", "calls-000003.jsonl", "calls-000004.jsonl.zst"];
         assert_eq!(names(folder.path()), kept);
+        // Neither do later starts take it for what a crash left.
+        fs::write(at("calls-7.jsonl"), "{\"a\":1}\nnote to self\n").expect("written");
+        fs::write(at("calls-8.jsonl"), "{\"tito_log\": 1, \"type\": \"call\"}\n{\"torn").expect("written");
+        fs::write(at("calls-9.jsonl"), "no line end").expect("written");
+        fs::create_dir(at("calls-10.jsonl")).expect("made");
+        fs::write(at(".calls-mine.zst.tmp"), "mine").expect("written");
+        let before = names(folder.path());
+        for _ in 0..2 {
+            let (mut log, repaired, _) = open(folder.path(), 40);
+            assert_eq!(repaired, Repaired { last: 10, ..Repaired::default() });
+            log.close();
+        }
+        assert_eq!(names(folder.path()), before);
+        assert_eq!(fs::read_to_string(at("calls-7.jsonl")).expect("text"), "{\"a\":1}\nnote to self\n");
+        assert_eq!(fs::read(at("calls-9.jsonl")).expect("bytes"), b"no line end");
         assert_eq!(fs::read_to_string(at("calls-000002.jsonl")).expect("text"), "mine\n");
         assert_eq!(fs::read_to_string(at("calls-000003.jsonl")).expect("text"), "mine too\n");
-        assert_eq!(text(&at("calls-000004.jsonl.zst")), "{\"opening\":1}\n{\"line\":2,\"text\":\"0123456789\"}\n");
+        assert_eq!(text(&at("calls-000004.jsonl.zst")), format!("{OPENING}{{\"line\":2,\"text\":\"0123456789\"}}\n"));
     }
 
     #[test]
@@ -412,7 +429,7 @@ mod tests {
             log.close();
             assert_eq!(fs::read_to_string(at("calls-000001.jsonl.zst")).expect("text"), "mine");
             let kept = fs::read_to_string(at("calls-000001.jsonl")).expect("text");
-            assert_eq!(kept, "{\"opening\":1}\n{\"line\":1}\n");
+            assert_eq!(kept, format!("{OPENING}{{\"line\":1}}\n"));
         }
         let names = names(folder.path());
         assert_eq!(names, ["calls-000001.jsonl", "calls-000001.jsonl.zst", "calls-000002.jsonl.zst"]);
@@ -421,7 +438,7 @@ mod tests {
     #[test]
     fn a_number_whose_packed_name_is_taken_is_passed_over() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (mut log, _, mut listen) = open(folder.path(), 16);
+        let (mut log, _, mut listen) = open(folder.path(), 38);
         fs::write(folder.path().join("calls-000002.jsonl.zst"), "mine").expect("written");
         for _ in 0..2 {
             log.append(b"{}\n".to_vec());
@@ -462,18 +479,24 @@ mod tests {
     fn what_a_crash_left_is_mended() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
-        let whole = "{\"a\":1}\n{\"b\":\"x\\n\"}\n";
-        fs::write(at("calls-000001.jsonl"), format!("{whole}{{\"c\":[1,2")).expect("written");
-        fs::write(at("calls-000002.jsonl"), format!("{whole}{}", "\0".repeat(200_000))).expect("written");
-        fs::write(at("calls-000003.jsonl"), "{\"c\":").expect("written");
-        fs::write(at("calls-000004.jsonl"), "{\"d\":1}\n").expect("written");
-        fs::write(at("calls-000004.jsonl.zst"), zstd::encode_all(&b"{\"d\":1}\n"[..], 3).expect("zstd"))
+        let write = |name: &str, text: &str| fs::write(at(name), text).expect("written");
+        let whole = format!("{OPENING}{{\"b\":\"x\\n\"}}\n");
+        let zeros = "\0".repeat(200_000);
+        write("calls-000001.jsonl", &format!("{whole}{{\"c\":[1,2"));
+        write("calls-000002.jsonl", &format!("{whole}{zeros}"));
+        write("calls-000003.jsonl", "{\"tito_log\": 1, \"ty");
+        write("calls-000004.jsonl", OPENING);
+        fs::write(at("calls-000004.jsonl.zst"), zstd::encode_all(OPENING.as_bytes(), 3).expect("zstd"))
             .expect("written");
-        fs::write(at(".calls-000005.jsonl.zst.tmp"), "half").expect("written");
-        fs::write(at("calls-000005.jsonl"), "{\"e\":1}\nnull }\n").expect("written");
-        fs::write(at("notes.txt"), "mine").expect("written");
+        write(".calls-000005.jsonl.zst.tmp", "half");
+        write("calls-000005.jsonl", &format!("{OPENING}null }}\n"));
+        write("calls-000006.jsonl", "");
+        write("calls-000007.jsonl", &zeros);
+        write("calls-000008.jsonl", &format!("{{\"tito{zeros}"));
+        write("notes.txt", "mine");
         let (mut log, repaired, _listen) = open(folder.path(), 40);
-        assert_eq!((repaired.last, repaired.torn, repaired.open.len()), (5, 9 + 200_000 + 5 + 7, 3));
+        let torn = 9 + 200_000 + 19 + 7 + 200_000 + 200_006;
+        assert_eq!((repaired.last, repaired.torn, repaired.open.len()), (8, torn, 3));
         log.close();
         let packed = names(folder.path());
         assert_eq!(packed[..2], ["calls-000001.jsonl.zst", "calls-000002.jsonl.zst"]);

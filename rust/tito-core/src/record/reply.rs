@@ -62,17 +62,20 @@ pub fn strip_reply(body: &[u8]) -> Result<Vec<u8>, Fault> {
     Ok(out)
 }
 
-/// Reads a reply with the very code that will read the log.
+/// Reads a reply with the very code that will read the log. Where the reply tells of an error, or has no
+/// choice, it has failed.
 ///
 /// # Errors
 /// A fault of the JSON.
 pub fn verify(body: &[u8]) -> Result<Reply, Fault> {
+    let mut error = false;
     let mut reply = Reply::default();
     let mut messages = Vec::new();
     let mut cursor = Cursor::new(body);
     cursor.object::<Fault>(|c, key| {
         match key {
             b"id" => reply.id = c.text_value()?.map(std::borrow::Cow::into_owned),
+            b"error" => error = c.raw()? != b"null",
             b"usage" => {
                 c.object::<Fault>(|c, key| {
                     reply.usage |= key == b"completion_tokens" && c.scalar()?.number().is_some();
@@ -101,21 +104,56 @@ pub fn verify(body: &[u8]) -> Result<Reply, Fault> {
     if !cursor.at_end() {
         return Err(Fault { at: cursor.pos(), message: "more text behind the value" });
     }
+    error |= messages.is_empty();
     let mut parsed = Parsed::default();
     let calls = read_reply(body, &mut parsed)?;
+    if calls.iter().any(|call| call.bad.is_some()) {
+        all_json(body)?;
+    } else {
+        // The lists of ids were read just now, and looking at them once more takes as long again.
+        all_json(&without_lists(body)?)?;
+    }
     for (at, call) in calls.iter().enumerate() {
         let said = messages.get_mut(at).map(std::mem::take).unwrap_or_default();
         reply.choices.push(ReplyChoice {
             prompt: call.prompt.as_ref().map(ExactSizeIterator::len),
             output: call.output.as_ref().map(ExactSizeIterator::len),
             bad: call.bad.as_ref().map(|Bad { message, .. }| message.clone()),
-            failed: call.failed,
+            failed: call.failed || error,
             hash: said.hash,
             calls: said.calls,
             text: String::from_utf8_lossy(&said.text).into_owned(),
         });
     }
     Ok(reply)
+}
+
+/// A reply with null for its lists of ids.
+fn without_lists(body: &[u8]) -> Result<Vec<u8>, Fault> {
+    let listed = |c: &mut Cursor<'_>, key: &[u8]| {
+        let is_list = key.ends_with(b"token_ids") && fate(key) != Fate::Keep && c.peek() == Some(b'[');
+        if is_list { Fate::Null } else { Fate::Keep }
+    };
+    let mut edits = Edits::default();
+    edits.members(&mut Cursor::new(body), |edits, c, key| {
+        if key == b"choices" {
+            c.array::<Fault>(|c, _| edits.members(c, |_, c, key| Ok(listed(c, key))).map(|_| ()))?;
+        }
+        Ok(listed(c, key))
+    })?;
+    let mut out = Vec::new();
+    edits.apply(body, &mut out);
+    Ok(out)
+}
+
+/// Whether a text is JSON down to its last value, as everyone who reads the log takes it to be. What is looked for in it
+/// is read by a [`Cursor`], which passes over the rest.
+pub(super) fn all_json(text: &[u8]) -> Result<(), Fault> {
+    let text = std::str::from_utf8(text).map_err(|bad| Fault { at: bad.valid_up_to(), message: "invalid UTF-8" })?;
+    match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Fault { at: error.column(), message: "a value that is no JSON" }),
+    }
 }
 
 #[cfg(test)]
@@ -147,5 +185,23 @@ mod tests {
         let bare = verify(br#"{"choices":[{"index":0,"token_ids":null}]}"#).expect("good JSON");
         assert_eq!((bare.choices[0].prompt, bare.choices[0].output, bare.usage), (None, None, false));
         assert!(verify(b"{\"choices\":[").is_err() && verify(b"{} {}").is_err());
+        let failed = VLLM.replace("{\"id\"", "{\"error\":{\"message\":\"boom\"},\"id\"");
+        assert!(verify(failed.as_bytes()).expect("good JSON").choices[0].failed);
+        assert!(verify(br#"{"object":"error","message":"boom"}"#).expect("good JSON").choices[0].failed);
+    }
+
+    #[test]
+    fn what_is_no_json_is_no_reply() {
+        for (bad, said) in [
+            (&b"{\"x\":{\"y\":nul}}"[..], "a value that is no JSON"),
+            (b"{\"x\":{\"y\":\"a\nb\"}}", "a value that is no JSON"),
+            (b"{\"x\":\"caf\xe9\"}", "invalid UTF-8"),
+        ] {
+            assert_eq!(verify(bad).map_err(|fault| fault.message), Err(said));
+        }
+        for ids in ["[1,nul]", "[1 2]", "[1,]", "[[1,tru]]", "{\"x\":nul}"] {
+            let text = format!("{{\"choices\":[{{\"token_ids\":{ids}}}]}}");
+            assert!(verify(text.as_bytes()).is_err(), "{ids}");
+        }
     }
 }

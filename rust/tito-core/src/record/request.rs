@@ -2,6 +2,7 @@
 
 use super::edit::{Edits, Fate};
 use super::message;
+use super::reply::all_json;
 use crate::json::{Cursor, Fault};
 
 /// A member that stands twice in a request, of which nobody knows which one counts.
@@ -82,10 +83,7 @@ impl Request {
         if !cursor.at_end() {
             return Err(Fault { at: cursor.pos(), message: "more text behind the value" });
         }
-        // The log is JSON to everyone who reads it, so what is put into it must be, down to the last value.
-        if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(body) {
-            return Err(Fault { at: error.column(), message: "a value that is no JSON" });
-        }
+        all_json(body)?;
         request.asked.choices = n * prompts.max(1);
         Ok(request)
     }
@@ -215,6 +213,7 @@ mod tests {
         for bad in ["", "[]", "{", "{} x", r#"{"n":1,"n":2}"#, r#"{"x":{"y":nul}}"#] {
             assert!(Request::read(bad.as_bytes()).is_err(), "{bad}");
         }
+        assert!(Request::read(b"{\"x\":\"caf\xe9\"}").is_err());
     }
 
     #[test]

@@ -1,10 +1,18 @@
 //! Segments at rest: packing one that is full, and mending what a crash left.
+//!
+//! A segment is known by its first line, which says what recorded it; a file without one is somebody else's and stays
+//! as it is, whatever its name.
 
 use crate::error::{Error, Result};
-use crate::json::Cursor;
+use crate::json::{Cursor, Fault};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+
+/// What the first line of a segment begins with.
+const OPENING: &[u8] = b"{\"tito_log\": ";
+/// A first line that is longer is none of this log's.
+const LONGEST_OPENING: u64 = 16 << 20;
 
 /// What a repair did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -104,15 +112,27 @@ pub fn repair(folder: &Path) -> Result<Repaired> {
     paths.sort();
     for path in paths {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        if name.starts_with(".calls-") && name.ends_with(".zst.tmp") {
-            fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
-            continue;
-        }
+        let (name, is_hidden) = name.strip_prefix('.').map_or((name, false), |name| (name, true));
         let Some((number, rest)) = name.strip_prefix("calls-").and_then(|name| name.split_once('.')) else { continue };
         let Ok(number) = number.parse::<u64>() else { continue };
+        if is_hidden {
+            if rest == "jsonl.zst.tmp" {
+                fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
+            }
+            continue;
+        }
         repaired.last = repaired.last.max(number);
         if rest != "jsonl" {
             continue;
+        }
+        match whose(&path).map_err(Error::io("read", named(&path)))? {
+            Whose::Ours => {}
+            Whose::Begun => {
+                repaired.torn += fs::metadata(&path).map_err(Error::io("read", named(&path)))?.len();
+                fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
+                continue;
+            }
+            Whose::Theirs => continue,
         }
         let packed = with_zst(&path);
         if packed.exists() && is_packed(&path, &packed).map_err(Error::io("read", named(&path)))? {
@@ -122,13 +142,67 @@ pub fn repair(folder: &Path) -> Result<Repaired> {
         let torn = cut_torn(&path).map_err(Error::io("repair", named(&path)))?;
         repaired.torn += torn;
         let length = fs::metadata(&path).map_err(Error::io("read", named(&path)))?.len();
-        if length == 0 {
-            fs::remove_file(&path).map_err(Error::io("remove", named(&path)))?;
-        } else {
-            repaired.open.push((path, length));
-        }
+        repaired.open.push((path, length));
     }
     Ok(repaired)
+}
+
+enum Whose {
+    /// A segment.
+    Ours,
+    /// A segment that ends in its first line: it holds no record.
+    Begun,
+    Theirs,
+}
+
+/// Whose a file is.
+fn whose(path: &Path) -> io::Result<Whose> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Ok(Whose::Theirs);
+    }
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(Whose::Theirs),
+        Err(error) => return Err(error),
+    };
+    let mut file = BufReader::new(file);
+    let mut line = Vec::new();
+    file.by_ref().take(LONGEST_OPENING).read_until(b'\n', &mut line)?;
+    if line.last() == Some(&b'\n') {
+        return Ok(if is_identity(&line) { Whose::Ours } else { Whose::Theirs });
+    }
+    let begun = line.iter().position(|byte| *byte == 0).map_or(&line[..], |zeros| &line[..zeros]);
+    let ours = begun.starts_with(OPENING) || OPENING.starts_with(begun);
+    // After a loss of power zeros may stand for what was written.
+    let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    if !ours || !zeros(&line[begun.len()..]) {
+        return Ok(Whose::Theirs);
+    }
+    loop {
+        let more = file.fill_buf()?;
+        if more.is_empty() {
+            return Ok(Whose::Begun);
+        }
+        if !zeros(more) {
+            return Ok(Whose::Theirs);
+        }
+        let length = more.len();
+        file.consume(length);
+    }
+}
+
+fn is_identity(line: &[u8]) -> bool {
+    let (mut version, mut identity) = (false, false);
+    let mut cursor = Cursor::new(line);
+    let read = cursor.object::<Fault>(|c, key| {
+        match key {
+            b"tito_log" => version = c.scalar()?.number().is_some(),
+            b"type" => identity = c.raw()? == b"\"identity\"",
+            _ => {}
+        }
+        Ok(())
+    });
+    read.is_ok() && cursor.at_end() && version && identity
 }
 
 /// Cuts a file behind its last whole line; gives how many bytes went.

@@ -96,7 +96,7 @@ impl Stream {
         self.chunks
     }
 
-    /// What was held back; with an event that was not whole, if there is one.
+    /// Events that were held back, all of them whole.
     #[must_use]
     pub fn held(&self) -> &[u8] {
         &self.held

@@ -7,9 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
+from tito.capture.record.errors import CallError, said
 from tito.errors import UsageError
 
-__all__ = ["Translated", "answer_parts", "event", "refuse", "texts"]
+__all__ = ["Translated", "answer_parts", "event", "objects", "refuse", "texts"]
+
+# What comes of a value of another type than was thought.
+_ODD = (AttributeError, LookupError, TypeError, ValueError)
 
 
 def refuse(what: str) -> UsageError:
@@ -20,6 +24,19 @@ def refuse(what: str) -> UsageError:
 def event(name: str, data: dict[str, Any]) -> bytes:
     """One server-sent event."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def objects(value: Any, where: str) -> list[dict[str, Any]]:
+    """A list of objects, or nothing; `UsageError` for anything else.
+
+    >>> objects(None, "tools")
+    []
+    """
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise UsageError(f"{where}: a list of objects")
+    return value
 
 
 def texts(content: Any, kinds: tuple[str, ...], where: str) -> str | None:
@@ -62,21 +79,38 @@ class Translated(ABC):
             raise UsageError(f"the request is not JSON: {error}") from None
         if not isinstance(asked, dict):
             raise UsageError("a request is a JSON object")
-        chat = self.to_chat(asked)
+        try:
+            chat = self.to_chat(asked)
+        except UsageError:
+            raise
+        except _ODD as error:
+            raise UsageError(f"the request is not of the shape of this route: {said(error)}") from None
         if asked.get("stream"):
             chat |= {"stream": True, "stream_options": {"include_usage": True}}
         return json.dumps({key: value for key, value in chat.items() if value is not None}).encode()
 
     def reply(self, body: bytes) -> bytes:
-        """A whole chat reply, translated."""
-        reply = json.loads(body)
-        self._take(reply)
-        choice = reply["choices"][0]
-        self.finish = choice.get("finish_reason")
-        return json.dumps(self.from_chat(choice["message"])).encode()
+        """A whole chat reply, translated. `CallError` for one that this route cannot say."""
+        try:
+            reply = json.loads(body)
+            self._take(reply)
+            choice = reply["choices"][0]
+            self.finish = choice.get("finish_reason")
+            return json.dumps(self.from_chat(choice["message"])).encode()
+        except _ODD as error:
+            raise self._odd(error) from None
 
     def events(self, text: bytes) -> bytes:
-        """Whole events of a chat stream, translated."""
+        """Whole events of a chat stream, translated. `CallError` for what this route cannot say."""
+        try:
+            return self._events(text)
+        except _ODD as error:
+            raise self._odd(error) from None
+
+    def _odd(self, error: Exception) -> CallError:
+        return CallError("broken_stream", f"the reply cannot be told in the words of {self.route}: {said(error)}")
+
+    def _events(self, text: bytes) -> bytes:
         out: list[bytes] = []
         for line in text.split(b"\n"):
             if not line.startswith(b"data:"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tito.capture.record.errors import CallError
-from tito.capture.record.translate.chat import Translated, answer_parts, event, refuse, texts
+from tito.capture.record.translate.chat import Translated, answer_parts, event, objects, refuse, texts
 from tito.errors import UsageError
 
 __all__ = ["Messages"]
@@ -28,6 +28,7 @@ class Messages(Translated):
         super().__init__()
         self.block: str | None = None
         self.index = -1
+        self.called = False
 
     def error(self, error: CallError) -> bytes:
         """A failure in Anthropic's shape."""
@@ -49,11 +50,11 @@ class Messages(Translated):
             if (text := texts(system, ("text",), "system")) is None:
                 raise refuse("a system prompt with something other than text")
             messages.append({"role": "system", "content": text})
-        for message in asked.get("messages") or ():
+        for message in objects(asked.get("messages"), "messages"):
             messages += _message(message)
         chat |= {"messages": messages, "stop": asked.get("stop_sequences")}
         if asked.get("tools"):
-            chat["tools"] = [_tool(tool) for tool in asked["tools"]]
+            chat["tools"] = [_tool(tool) for tool in objects(asked["tools"], "tools")]
         if choice := asked.get("tool_choice"):
             names = {"auto": "auto", "any": "required", "none": "none"}
             named = {"type": "function", "function": {"name": choice.get("name")}}
@@ -73,6 +74,7 @@ class Messages(Translated):
             content.append({"type": "thinking", "thinking": thinking, "signature": ""})
         if text or not calls:
             content.append({"type": "text", "text": text})
+        self.called = bool(calls)
         for call in calls:
             function = call["function"]
             content.append({"type": "tool_use", "id": call["id"], "name": function["name"], "input": _input(function)})
@@ -94,6 +96,7 @@ class Messages(Translated):
 
     def call(self, delta: dict[str, Any]) -> Iterator[bytes]:
         """See `Translated`."""
+        self.called = True
         function = delta.get("function") or {}
         block: dict[str, Any] = {
             "type": "tool_use",
@@ -132,7 +135,9 @@ class Messages(Translated):
         return {**head, "stop_reason": None, "stop_sequence": None, "usage": self._usage()}
 
     def _stop_reason(self) -> str:
-        return _STOP.get(self.finish or "", "end_turn")
+        # Engines say `stop` behind a call that was forced. What a client has to do is told by the blocks it got.
+        finish = "tool_calls" if self.called and self.finish != "length" else self.finish
+        return _STOP.get(finish or "", "end_turn")
 
     def _usage(self) -> dict[str, Any]:
         usage = self.usage
@@ -164,7 +169,7 @@ def _message(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         return
     said: list[dict[str, Any]] = []
     thinking, calls = "", []
-    for block in content or ():
+    for block in objects(content, "messages: content"):
         kind = block.get("type")
         if kind == "text":
             said.append({"type": "text", "text": block.get("text", "")})

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tito.capture.record.errors import CallError, chat_error
-from tito.capture.record.translate.chat import Translated, answer_parts, event, refuse, texts
+from tito.capture.record.translate.chat import Translated, answer_parts, event, objects, refuse, texts
 
 __all__ = ["Responses"]
 
@@ -59,12 +59,12 @@ class Responses(Translated):
         if asked.get("instructions"):
             messages.append({"role": "system", "content": asked["instructions"]})
         said = asked.get("input")
-        items = [{"role": "user", "content": said}] if isinstance(said, str) else said or []
+        items = [{"role": "user", "content": said}] if isinstance(said, str) else objects(said, "input")
         for item in items:
             _item(item, messages)
         chat["messages"] = messages
         if asked.get("tools"):
-            chat["tools"] = [_tool(tool) for tool in asked["tools"]]
+            chat["tools"] = [_tool(tool) for tool in objects(asked["tools"], "tools")]
         choice = asked.get("tool_choice")
         if isinstance(choice, dict):
             if choice.get("type") != "function":
@@ -273,7 +273,7 @@ def _content(content: Any) -> Any:
     if (text := texts(content, _TEXTS, "input")) is not None:
         return text
     parts = []
-    for part in content:
+    for part in objects(content, "input: content"):
         if part.get("type") in _TEXTS:
             parts.append({"type": "text", "text": part.get("text", "")})
         elif part.get("type") == "input_image" and part.get("image_url"):
