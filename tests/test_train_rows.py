@@ -478,7 +478,7 @@ def test_json_lines_are_read_by_stretches_and_say_what_parquet_says(tmp_path, mo
     bad = {
         "{": r"record 61: ",
         '{"input_ids": [1], "output_ids": [2], "labels": [1, 2]}': r"record 61: labels, which record 1 has not",
-        '{"input_ids": [1], "output_ids": ["a"]}': r"records 6[01] to 61: ",
+        '{"input_ids": [1], "output_ids": ["a"]}': r"record 61: output_ids holds what is no id",
         "7": "record 61: not a JSON object",
         '{"input_ids": [1], "output_ids": [2], "weight": -1}': "a.jsonl: row 60: a weight that is no number",
     }

@@ -131,6 +131,8 @@ class _Patch:
         self.moves: tuple[tuple[Upstream, str], ...] = ()
         """Which engine's clients go where; the last one counts."""
         self.kept: Any = None
+        self.own: dict[type, Any] = {}
+        """What a class had of its own before: somebody else may have put it there."""
 
     def moved(self, client: Any) -> Any:
         given = self.kept.fget(client)
@@ -147,18 +149,21 @@ class _Patch:
             if not self.moves:
                 self.kept = openai.OpenAI.base_url
                 for cls in (openai.OpenAI, openai.AsyncOpenAI):
+                    self.own[cls] = cls.__dict__.get("base_url")
                     cls.base_url = property(self.moved, self.kept.fset)  # type: ignore[assignment]
             self.moves = (*self.moves, move)
         return move
 
     def leave(self, move: tuple[Upstream, str]) -> None:
-        import openai
-
         with self.lock:
             self.moves = tuple(other for other in self.moves if other is not move)
             if not self.moves:
-                for cls in (openai.OpenAI, openai.AsyncOpenAI):
-                    del cls.base_url
+                for cls, own in self.own.items():
+                    if own is None:
+                        del cls.base_url  # type: ignore[attr-defined]
+                    else:
+                        cls.base_url = own  # type: ignore[attr-defined]
+                self.own = {}
 
 
 _PATCH = _Patch()
