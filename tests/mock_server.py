@@ -73,7 +73,9 @@ class Mock:
         if "faulty" in self.bugs:
             return 500, {"error": {"message": "EngineCore encountered an issue.", "code": 500}}
         weights = self.weights.get(body["model"], self.base)
-        ids = list(self.answer(weights, prompt))[: body["max_tokens"]]
+        silent = "silent" in self.bugs and body["model"] != self.base
+        ids = [] if silent else list(self.answer(weights, prompt))[: body["max_tokens"]]
+        ids = [-7, *ids[1:]] if "no_id" in self.bugs else ids
         seen = [*prompt[:-1], 0] if "other_prompt" in self.bugs else list(prompt)
         told = len(ids) + ("miscount" in self.bugs)
         usage = {"prompt_tokens": len(seen), "completion_tokens": told, "total_tokens": len(seen) + told}
@@ -91,7 +93,8 @@ class Mock:
         ]
         if "noisy" in self.bugs:
             odds = [value - self.noise * (len(self.requests) % 3) for value in odds]
-        choice = {"index": 0, "text": "", "finish_reason": "stop", "token_ids": ids, "prompt_token_ids": seen}
+        finish = "abort" if "aborts" in self.bugs else "stop"
+        choice = {"index": 0, "text": "", "finish_reason": finish, "token_ids": ids, "prompt_token_ids": seen}
         return 200, {"choices": [{**choice, "logprobs": {"token_logprobs": odds}}], "usage": usage}
 
     def chat(self, body):

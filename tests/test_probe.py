@@ -104,6 +104,22 @@ def test_an_adapter_without_effect_fails(speak, capsys):
     assert "error: adapter has no effect: student and base give the same ids on all 2 prompts (logprobs" in err
 
 
+@pytest.mark.parametrize(
+    ("bug", "who"), [("silent", ["student"]), ("aborts", ["student", "base"])], ids=["silent", "aborts"]
+)
+def test_a_student_that_says_nothing_differs_from_every_other_and_fails(speak, capsys, bug, who):
+    with speak(SEND, bugs=(bug,)) as probe:
+        assert probe() == 1
+    err = capsys.readouterr().err
+    assert [f"error: {name}: 2 of 2 replies are empty or were aborted\n" in err for name in who] == [True] * len(who)
+
+
+def test_a_server_that_gives_what_is_no_id(speak, capsys):
+    with speak(SEND, bugs=("no_id",)) as probe:
+        assert probe() == 1
+    assert "token_ids holds -7, which is no id\n" in capsys.readouterr().err
+
+
 def test_a_student_of_another_form_passes_two_of_three(speak, capsys):
     """Not identical and a call, but no message; and the served parser reads none of it."""
     with speak("```bash\nls -la\n```") as probe:

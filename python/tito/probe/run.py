@@ -104,8 +104,10 @@ def probe(server: Server, asked: Asked, serving: Serving | None = None, file: Pa
     answers = [_complete(server, asked.model, p, asked.max_tokens) for p in asked.prompts]
     replies = {"trained": [_reply(a, p, asked) for a, p in zip(answers, asked.prompts, strict=True)]}
     report.said[asked.model] = replies["trained"][0].text
+    _silent(report, asked.model, answers)
     if asked.base is not None:
         of_base = [_complete(server, asked.base, p, asked.max_tokens) for p in asked.prompts]
+        _silent(report, asked.base, of_base)
         _effect(report, of_base, answers)
         report.said[asked.base] = _reply(of_base[0], asked.prompts[0], asked).text
     if asked.live:
@@ -166,6 +168,12 @@ def _reply(answer: Answer, prompt: Prompt, asked: Asked, *, chat: bool = False) 
         tool_calls=answer.tool_calls,
         chat=chat,
     )
+
+
+def _silent(report: ProbeReport, model: str, answers: Sequence[Answer]) -> None:
+    """A model that says nothing, or is cut off, differs from every other and has learnt nothing."""
+    if n := sum(not answer.output_ids or answer.finish in ("abort", "error") for answer in answers):
+        report.problems.append(f"{model}: {n} of {len(answers)} replies are empty or were aborted")
 
 
 def _effect(report: ProbeReport, base: Sequence[Answer], adapted: Sequence[Answer]) -> None:
