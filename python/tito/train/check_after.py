@@ -132,5 +132,7 @@ def check_probe(probe: Probe | None, before: Mapping[str, float] | None, after: 
     differ, n = round(after["ids_differ"] * len(probe.prompts)), len(probe.prompts)
     text += f"; ids differ from the base's on {differ} of {n} prompts; {probe.text()}"
     sound = differ > 0 and (before is None or after["score"] >= before["score"])
+    # What somebody asked for by name and no reply does was not learnt, though the base does it as little.
+    sound = sound and (after["score"] > 0 or not probe.named)
     hint = "more steps or a higher lr; look at what it says with `tito serve` and `tito probe --raw`"
     return Finding("probe", sound, text, hint, {"before": before, "after": after, "shares": probe.shares()})

@@ -52,7 +52,8 @@ class ReplyProbe:
         """All assertions that hold for every reply of the base; known from step 0 on."""
         self.last: dict[str, Share] = {}
         """What was seen last, by assertion."""
-        self._named = bool(asked)
+        self.named = bool(asked)
+        """The assertions were asked for by name."""
         self._base: list[list[int]] | None = None
 
     def __call__(self, model: Any, *, step: int) -> Mapping[str, float]:
@@ -63,7 +64,7 @@ class ReplyProbe:
             self._base = replies
             self.met = tuple(name for name, share in self.last.items() if share.held == share.n)
             left = tuple(name for name in self.asserted if name not in self.met)
-            self.counted = left if left and not self._named else self.asserted
+            self.counted = left if left and not self.named else self.asserted
         elif self._base is None and hasattr(model, "disable_adapter"):
             with model.disable_adapter():
                 self._base = self._ask(model)
