@@ -57,7 +57,7 @@ def test_the_last_step_is_looked_at_whatever_the_rhythm(models, rows, tmp_path):
 
 
 def test_what_was_asked_for_by_name_and_is_never_done_fails(models, rows, tmp_path):
-    with pytest.raises(tito.DataError, match="check probe: score 0, of the base 0; .*call-tag 0/2") as error:
+    with pytest.raises(tito.DataError, match=r"check probe: score 0, of the base 0; .*call-tag 0/2") as error:
         go(models, rows, tmp_path / "out", "probe_every=4", "probe_assert=[call-tag]")
     assert "allow=[probe] goes on in spite of it" in error.value.hint
     go(models, rows, tmp_path / "allowed", "probe_every=4", "probe_assert=[call-tag]", "allow=[probe]")
