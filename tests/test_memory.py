@@ -1,5 +1,6 @@
 """Peak memory does not follow the size of the dump; one long line costs three times itself and some."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,19 +25,25 @@ print(int(status["VmHWM"].split()[0]) * 1024)
 def peak(inputs, output, **options):
     """Peak resident bytes of a process that does nothing else."""
     text = runs.options_json(inputs, output, **options)
-    return int(subprocess.run([sys.executable, "-c", CHILD, text], check=True, capture_output=True, text=True).stdout)
+    # What the C library keeps of freed memory differs by 20 MiB from run to run with two threads: it is told not to.
+    held = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    run = subprocess.run([sys.executable, "-c", CHILD, text], check=True, capture_output=True, text=True, env=held)
+    return int(run.stdout)
 
 
 def make(path, size, form):
-    command = [sys.executable, str(ROOT / "benches" / "corpus.py"), str(path), "--size", size, "--form", form]
+    """A dump; form B without shared history, so that every call adds to what is kept of live rollouts."""
+    sharing = {"A": "on", "B": "single"}[form]
+    script = str(ROOT / "benches" / "corpus.py")
+    command = [sys.executable, script, str(path), "--size", size, "--form", form, "--sharing", sharing]
     subprocess.run(command, check=True, capture_output=True)
     return path
 
 
 # Interleaved calls wait in a spill, of which 16 MiB stay in memory, beside 32 MiB of the live rollouts' last ids: the
-# smallest dump fills both. What is allowed is twice what the peaks differ by (6 and 10 MiB).
-SIZES = {"A": ("40MB", "80MB", "160MB"), "B": ("120MB", "160MB", "240MB")}
-ALLOWED = {"A": 12 * MIB, "B": 20 * MIB}
+# smallest dump fills both. What is allowed is twice what the peaks differ by (6 and, on a busy machine, 5 MiB).
+SIZES = {"A": ("40MB", "80MB", "160MB"), "B": ("80MB", "120MB", "200MB")}
+ALLOWED = {"A": 12 * MIB, "B": 10 * MIB}
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -50,7 +57,11 @@ def sized(request, tmp_path_factory):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_memory_does_not_follow_the_dump(tmp_path, sized, workers):
     form, dumps_of_it = sized
-    peaks = [peak(dump, tmp_path / "o.parquet", think="strip", workers=workers) for dump in dumps_of_it]
+    # The less of two: how far one thread is ahead of the other is chance, what grows with a dump grows each time.
+    peaks = [
+        min(peak(dump, tmp_path / "o.parquet", think="strip", workers=workers) for _ in range(2))
+        for dump in dumps_of_it
+    ]
     assert max(peaks) - min(peaks) < ALLOWED[form], [n / MIB for n in peaks]
 
 

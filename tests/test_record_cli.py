@@ -80,24 +80,18 @@ while True:
 """
 
 
+def sleeper(upstream, out, harness):
+    """The command of a recorder around a harness that only hears signals."""
+    recorder = [sys.executable, "-m", "tito", "record", "--upstream", upstream, "--out", str(out), "--env", "--"]
+    return [*recorder, sys.executable, "-c", SLEEPER, harness]
+
+
 @pytest.mark.parametrize(("harness", "heard"), [("open", ["SIGINT"]), ("deaf", ["SIGINT", "SIGTERM"])])
 def test_a_supervisor_s_interrupt_reaches_the_harness(tmp_path, harness, heard):
     """Nobody pressed a key, so nobody else tells the harness. One that does not end is ended by the second."""
     with ScriptedEngine().serving() as upstream:
-        command = [
-            sys.executable,
-            "-m",
-            "tito",
-            "record",
-            "--upstream",
-            upstream,
-            "--out",
-            str(tmp_path),
-            "--env",
-            "--",
-        ]
         process = subprocess.Popen(
-            [*command, sys.executable, "-c", SLEEPER, harness],
+            sleeper(upstream, tmp_path, harness),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -117,21 +111,9 @@ def test_ctrl_c_at_a_terminal_reaches_the_harness_once_and_a_second_interrupt_al
     import pty
 
     with ScriptedEngine().serving() as upstream:
-        command = [
-            sys.executable,
-            "-m",
-            "tito",
-            "record",
-            "--upstream",
-            upstream,
-            "--out",
-            str(tmp_path),
-            "--env",
-            "--",
-        ]
         number, terminal = pty.fork()
         if number == 0:
-            os.execv(sys.executable, [*command, sys.executable, "-c", SLEEPER, "deaf"])
+            os.execv(sys.executable, sleeper(upstream, tmp_path, "deaf"))
         said = b""
 
         def until(what, count=1):

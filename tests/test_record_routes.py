@@ -99,16 +99,20 @@ def script_engine(**script):
     return ScriptedEngine(script={name: value for name, value in script.items() if value is not None})
 
 
+def message(made, stream):
+    """A reply of the Messages route."""
+    asked = {"model": MODEL, "max_tokens": 50, "messages": [{"role": "user", "content": "q"}]}
+    if not stream:
+        return made.messages.create(**asked)
+    with made.messages.stream(**asked) as events:
+        return events.get_final_message()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_thinking_and_text_come_as_blocks_and_as_items(tmp_path, stream):
     with recorder(tmp_path, script_engine(reply="the answer", think=THINK, tokens=5)) as (url, _, _):
         with claude(url) as made:
-            asked = {"model": MODEL, "max_tokens": 50, "messages": [{"role": "user", "content": "q"}]}
-            if stream:
-                with made.messages.stream(**asked) as events:
-                    reply = events.get_final_message()
-            else:
-                reply = made.messages.create(**asked)
+            reply = message(made, stream)
         assert [(b.type, getattr(b, b.type)) for b in reply.content] == [("thinking", THINK), ("text", "the answer")]
         assert reply.stop_reason == "end_turn"
         with client(url) as made:
@@ -333,10 +337,5 @@ def test_a_reply_that_cannot_be_told_is_no_record(tmp_path, monkeypatch, path, s
 def test_a_tool_that_is_called_is_why_a_message_stops(tmp_path, stream, finish, reason):
     engine = script_engine(tool=TOOL, tokens=6, finish=finish)
     with recorder(tmp_path, engine) as (url, _, _), claude(url) as made:
-        asked = {"model": MODEL, "max_tokens": 50, "messages": [{"role": "user", "content": "q"}]}
-        if stream:
-            with made.messages.stream(**asked) as events:
-                reply = events.get_final_message()
-        else:
-            reply = made.messages.create(**asked)
+        reply = message(made, stream)
     assert reply.stop_reason == reason

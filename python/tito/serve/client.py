@@ -199,8 +199,8 @@ class Server:
                 DataError(f"{self.url}: the reply has no {what}"),
                 "the server must honour return_token_ids: vLLM 0.10.2 or later, or `tito serve --engine tito`",
             )
-        if value and not 0 <= min(value) <= max(value) < 2**31:
-            raise self._odd(f"{what} holds {min(value) if min(value) < 0 else max(value)}, which is no id")
+        if (wrong := next((i for i in value if not 0 <= i < 2**31), None)) is not None:
+            raise self._odd(f"{what} holds {wrong}, which is no id")
         return tuple(value)
 
     def _counted(self, reply: Mapping[str, Any], ids: int) -> None:

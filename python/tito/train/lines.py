@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tito.errors import DataError, with_hint
+from tito.rows import refuse_no_ids
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,9 +72,8 @@ def read_stretch(name: str, stretch: Stretch, columns: Sequence[str], unsaid: Co
                 )
             for column in _IDS & types.keys():
                 values = record.get(column)
-                # Arrow would cut 2.9 to 2 without a word.
-                if isinstance(values, list) and not set(map(type, values)) <= {int}:
-                    raise with_hint(DataError(f"{name}: record {number}: {column} holds what is no id"), hint)
+                if isinstance(values, list):
+                    refuse_no_ids(values, f"{name}: record {number}: {column}", hint)
         try:
             parts.append(
                 pa.table({c: pa.array([r.get(c) for r in records.values()], kind) for c, kind in types.items()})

@@ -79,7 +79,8 @@ pub(super) fn expand(name: &str, inputs: &mut Vec<Input>, left_out: &mut Vec<Str
     Err(Error::io("read", name)(io::Error::from_raw_os_error(2)))
 }
 
-/// All files below a folder, in the order of [`by_name`]. Hidden ones are no data; linked folders, dead links and pipes are told of.
+/// All files below a folder, in the order of [`by_name`]. Hidden ones are no data; linked folders, dead links and pipes
+/// are told of.
 fn walk(folder: &Path, inputs: &mut Vec<Input>, left_out: &mut Vec<String>) -> Result<()> {
     let name = folder.to_string_lossy().into_owned();
     let mut entries: Vec<_> = fs::read_dir(folder)

@@ -74,40 +74,14 @@ pub fn batches(
             None => groups.push((target, vec![row])),
         }
     }
-    if let [(target, rows)] = &mut groups[..]
-        && is_plain(rows)
-        && arena.prompts.len() <= 2 * most
+    if let [(target, rows)] = &groups[..]
+        && let Some(ranges) = as_they_lie(rows, &mut arena, most)
     {
-        let target = *target;
-        let rows = std::mem::take(rows);
-        let prompts = Ragged {
-            values: std::mem::take(&mut arena.prompts),
-            ranges: rows.iter().map(|row| row.captured_prompt()).collect(),
-        };
+        let prompts = Ragged { values: std::mem::take(&mut arena.prompts), ranges };
         let mut rest = Gather::new(plan);
-        for row in &rows {
-            rest.add_output(row, 0, &arena);
-        }
+        rows.iter().for_each(|row| rest.add_output(row, 0, &arena));
         let shapes: Vec<_> = prompts.ranges.iter().map(ExactSizeIterator::len).collect();
-        let mut batch = rest.finish(prompts, rows.into_iter().map(|row| row.meta).collect(), &shapes);
-        emit(target, &mut batch)?;
-        arena.prompts = batch.input_ids.values;
-        return Ok(arena);
-    }
-    if let [(target, rows)] = &mut groups[..]
-        && let [row] = &mut rows[..]
-        && row.copies == 1
-        && let Prompt::Whole(prompt, output) = &row.prompt
-        && *prompt == (0..arena.prompts.len())
-    {
-        // One sequence, and all there is.
-        let mut values = std::mem::take(&mut arena.prompts);
-        values.extend_from_slice(&arena.outputs[output.clone()]);
-        let length = values.len();
-        let mut gather = Gather::new(plan);
-        gather.add_output(row, 0, &arena);
-        let ranges = std::iter::once(0..length).collect();
-        let mut batch = gather.finish(Ragged { values, ranges }, vec![row.meta_of_copy(0)], &[length]);
+        let mut batch = rest.finish(prompts, rows.iter().map(|row| row.meta_of_copy(0)).collect(), &shapes);
         emit(*target, &mut batch)?;
         arena.prompts = batch.input_ids.values;
         return Ok(arena);
@@ -137,6 +111,21 @@ pub fn batches(
         }
     }
     Ok(arena)
+}
+
+/// Where the ids of the rows lie in the arena's prompts, if they can be written from there: prompts as they were captured,
+/// or the one sequence that is all there is, its last output put behind it.
+fn as_they_lie(rows: &[Planned], arena: &mut Arena, most: usize) -> Option<Vec<Range<usize>>> {
+    if is_plain(rows) && arena.prompts.len() <= 2 * most {
+        return Some(rows.iter().map(Planned::captured_prompt).collect());
+    }
+    match rows {
+        [Planned { copies: 1, prompt: Prompt::Whole(prompt, output), .. }] if *prompt == (0..arena.prompts.len()) => {
+            arena.prompts.extend_from_slice(&arena.outputs[output.clone()]);
+            Some(std::iter::once(0..arena.prompts.len()).collect())
+        }
+        _ => None,
+    }
 }
 
 /// Whether the prompts can be written as they lie in the arena.

@@ -44,7 +44,6 @@ impl Facts {
         };
         let kind = call.kind.as_deref().map_or(0, |kind| said(kind.as_bytes()));
         let turn = call.turn.map_or(0, |turn| said(&turn.to_le_bytes()));
-        // Only true is a word of the harness; false is what everybody writes.
         let rollout = rollout.map_or(0, |name| said(name.as_bytes()));
         Self([finish, kind, turn, rollout, u16::from(call.parse_error)])
     }
@@ -52,6 +51,7 @@ impl Facts {
     fn contradicts(self, other: Self) -> bool {
         let [.., failed] = self.0;
         let [.., also] = other.0;
+        // False is a word like true here: who says nothing of a parse error has seen none.
         failed != also || self.0.iter().zip(other.0).any(|(a, b)| *a != 0 && b != 0 && *a != b)
     }
 }

@@ -5,13 +5,11 @@
 //! text, and only the rest is parsed. Equal text has equal ids, so this is exact whatever the lists hold.
 
 use super::cursor::{Cursor, Fault};
-use crate::ids::{Id, common_prefix};
+use super::recent::Recent;
+use crate::ids::Id;
 use memchr::{memchr_iter, memrchr};
-use std::borrow::Cow;
 use std::ops::Range;
 
-/// How many lists are kept to compare with: one per rollout that is live at one place of a dump.
-const RECENT: usize = 24;
 /// A mark (byte offset of an id) is kept every so many ids, to find how many ids a common text holds.
 const MARK_EVERY: usize = 512;
 
@@ -35,10 +33,9 @@ pub struct IdFault {
     pub why: &'static str,
 }
 
+/// What is known of a list that was read.
 #[derive(Debug)]
-struct Recent<'a> {
-    /// From the opening bracket to the closing one, both included.
-    text: Cow<'a, [u8]>,
+struct Known {
     ids: Ids,
     marks: Vec<u32>,
     max: Id,
@@ -52,34 +49,27 @@ enum Ids {
     Kept(Vec<Id>),
 }
 
-impl Recent<'_> {
-    fn bytes(&self) -> usize {
+impl Known {
+    /// Bytes of the ids.
+    fn size(&self) -> usize {
         let ids = match &self.ids {
             Ids::Read(range) => range.len(),
             Ids::Kept(ids) => ids.len(),
         };
-        self.text.len() + size_of::<Id>() * ids
-    }
-
-    fn kept(self, values: &[Id]) -> Recent<'static> {
-        let ids = match self.ids {
-            Ids::Read(range) => values[range].to_vec(),
-            Ids::Kept(ids) => ids,
-        };
-        Recent { text: Cow::Owned(self.text.into_owned()), ids: Ids::Kept(ids), marks: self.marks, max: self.max }
+        size_of::<Id>() * ids
     }
 }
 
 /// Lists that a reader leaves to the next one, to compare with.
 #[derive(Debug, Default)]
-pub struct KeptIds(Vec<Recent<'static>>);
+pub struct KeptIds(Recent<'static, Known>);
 
 /// Reads lists of ids into one buffer.
 #[derive(Default)]
 pub struct IdReader<'a> {
     /// All ids read so far.
     pub values: Vec<Id>,
-    recent: Vec<Recent<'a>>,
+    recent: Recent<'a, Known>,
     alone: bool,
 }
 
@@ -108,11 +98,12 @@ impl<'a> IdReader<'a> {
 
     /// The last lists, as many as `bytes` hold, for a reader of other text.
     pub fn keep(&mut self, bytes: usize) -> KeptIds {
-        let mut recent = std::mem::take(&mut self.recent);
-        let mut left = bytes;
-        let mut fits = |recent: &Recent<'_>| left.checked_sub(recent.bytes()).inspect(|rest| left = *rest).is_some();
-        let first = recent.len() - recent.iter().rev().take_while(|recent| fits(recent)).count();
-        KeptIds(recent.drain(first..).map(|recent| recent.kept(&self.values)).collect())
+        let values = &self.values;
+        let kept = |known: Known| match known.ids {
+            Ids::Read(range) => Known { ids: Ids::Kept(values[range].to_vec()), ..known },
+            Ids::Kept(_) => known,
+        };
+        KeptIds(self.recent.keep(bytes, Known::size, kept))
     }
 
     /// A reader that parses every list in full: what reuse is checked against, and measured against.
@@ -145,22 +136,13 @@ impl<'a> IdReader<'a> {
         }
         let (start, at, text) = (self.values.len(), cursor.pos(), cursor.text());
         let rest = &text[at..];
-        let mut best: Option<(usize, usize)> = None;
-        for (index, recent) in self.recent.iter().enumerate().rev() {
-            let common = common_prefix(&recent.text, rest);
-            if best.is_none_or(|(_, longest)| common > longest) {
-                best = Some((index, common));
-            }
-            if common + 1 >= recent.text.len() {
-                break;
-            }
-        }
+        let nearest = self.recent.nearest(rest, |_| true);
         let mut marks = Vec::new();
         let (mut max, mut resumed) = (-1, false);
-        if let Some((index, common)) = best
-            && let Some(comma) = memrchr(b',', &rest[..common])
+        if let Some(nearest) = nearest
+            && let Some(comma) = memrchr(b',', &rest[..nearest.common])
         {
-            let recent = &self.recent[index];
+            let recent = self.recent.known(nearest);
             let marked = recent.marks.partition_point(|m| (*m as usize) <= comma);
             let from = marked.checked_sub(1).map_or((1, 0), |m| (recent.marks[m] as usize, m * MARK_EVERY));
             let count = from.1 + memchr_iter(b',', &rest[from.0..=comma]).count();
@@ -175,19 +157,8 @@ impl<'a> IdReader<'a> {
         match self.parse_entries(cursor, at, start, Some((&mut marks, resumed)), &mut max)? {
             Ok(()) => {
                 let ids = start..self.values.len();
-                let text = Cow::Borrowed(&text[at..cursor.pos()]);
-                let entry = Recent { text, ids: Ids::Read(ids.clone()), marks, max };
-                // A list that goes on from more than half of an earlier one takes its place: one entry a rollout.
-                match best {
-                    Some((index, common)) if common * 2 > self.recent[index].text.len() => {
-                        self.recent.remove(index);
-                    }
-                    _ if self.recent.len() == RECENT => {
-                        self.recent.remove(0);
-                    }
-                    _ => {}
-                }
-                self.recent.push(entry);
+                let known = Known { ids: Ids::Read(ids.clone()), marks, max };
+                self.recent.remember(&text[at..cursor.pos()], known, nearest);
                 Ok(Ok(Some(IdList { ids, max })))
             }
             Err(fault) => Ok(Err(fault)),
@@ -366,7 +337,7 @@ mod tests {
             for (at, list) in lists.iter().enumerate() {
                 if at == break_at {
                     let kept = reader.keep(keep);
-                    prop_assert!(kept.0.iter().map(Recent::bytes).sum::<usize>() <= keep);
+                    prop_assert!(kept.0.bytes(Known::size) <= keep);
                     reader = IdReader::going_on(std::mem::take(&mut reader.values), kept);
                 }
                 let read = reader.read_like_before(&mut cursor).unwrap().unwrap().unwrap();

@@ -5,16 +5,10 @@
 //! Equal text has equal brackets, so the cursor stands afterwards where it would have stood.
 
 use super::cursor::{Cursor, Fault};
-use crate::ids::common_prefix;
-use std::borrow::Cow;
-
-/// How many lists are kept to compare with: one per rollout that is live at one place of a dump.
-const RECENT: usize = 24;
+use super::recent::Recent;
 
 #[derive(Debug)]
-struct Passed<'a> {
-    /// From the opening bracket to the closing one, both included.
-    text: Cow<'a, [u8]>,
+struct Passed {
     /// Where its items end that are lists or objects.
     ends: Vec<u32>,
     /// How deep it stands: a limit may hold at one depth and not at another.
@@ -24,12 +18,12 @@ struct Passed<'a> {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Passer<'a> {
-    recent: Vec<Passed<'a>>,
+    recent: Recent<'a, Passed>,
 }
 
 /// Lists that are left to compare those of other text with.
 #[derive(Debug, Default)]
-pub struct KeptLists(Vec<Passed<'static>>);
+pub struct KeptLists(Recent<'static, Passed>);
 
 impl<'a> Passer<'a> {
     /// Compares with some of an earlier text too.
@@ -40,11 +34,7 @@ impl<'a> Passer<'a> {
 
     /// The last lists, as many as `bytes` hold.
     pub fn keep(&mut self, bytes: usize) -> KeptLists {
-        let mut left = bytes;
-        let mut fits = |one: &Passed<'_>| left.checked_sub(one.text.len()).inspect(|rest| left = *rest).is_some();
-        let first = self.recent.len() - self.recent.iter().rev().take_while(|one| fits(one)).count();
-        let kept = |one: Passed<'a>| Passed { text: Cow::Owned(one.text.into_owned()), ..one };
-        KeptLists(self.recent.drain(first..).map(kept).collect())
+        KeptLists(self.recent.keep(bytes, |_| 0, |passed| passed))
     }
 
     /// Skips a value that probably begins like a recent one, and remembers it.
@@ -56,35 +46,16 @@ impl<'a> Passer<'a> {
             return cursor.skip();
         }
         let (at, text, depth) = (cursor.pos(), cursor.text(), cursor.depth());
-        let mut best: Option<(usize, usize)> = None;
-        for (index, recent) in self.recent.iter().enumerate().rev().filter(|(_, recent)| recent.depth == depth) {
-            let common = common_prefix(&recent.text, &text[at..]);
-            if best.is_none_or(|(_, longest)| common > longest) {
-                best = Some((index, common));
-            }
-            if common + 1 >= recent.text.len() {
-                break;
-            }
-        }
+        let nearest = self.recent.nearest(&text[at..], |passed| passed.depth == depth);
         let mut ends: Vec<u32> = Vec::new();
-        if let Some((index, common)) = best {
-            let known = &self.recent[index].ends;
-            ends.extend_from_slice(&known[..known.partition_point(|end| *end as usize <= common)]);
+        if let Some(nearest) = nearest {
+            let known = &self.recent.known(nearest).ends;
+            ends.extend_from_slice(&known[..known.partition_point(|end| *end as usize <= nearest.common)]);
         }
         let from = ends.last().map(|end| *end as usize);
         // Behind 4 GiB of a list nothing is remembered.
         cursor.skip_nested_from(from, |end| ends.extend(u32::try_from(end).ok()))?;
-        // A list that goes on from more than half of an earlier one takes its place: one entry a rollout.
-        match best {
-            Some((index, common)) if common * 2 > self.recent[index].text.len() => {
-                self.recent.remove(index);
-            }
-            _ if self.recent.len() == RECENT => {
-                self.recent.remove(0);
-            }
-            _ => {}
-        }
-        self.recent.push(Passed { text: Cow::Borrowed(&text[at..cursor.pos()]), ends, depth });
+        self.recent.remember(&text[at..cursor.pos()], Passed { ends, depth }, nearest);
         Ok(())
     }
 }
