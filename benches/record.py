@@ -1,11 +1,11 @@
-"""What a recorder costs, beside no proxy and LiteLLM's proxy, in one run.
+"""What a recorder costs, beside no proxy, a proxy that records nothing and LiteLLM's proxy, in one run.
 
     python benches/record.py [--litellm PYTHON] [--only latency,rate,streams,prompt] [--rounds 3]
 
-First it asserts that what comes through is what the engine sends. "no proxy" asks the engine for what the recorder asks
-it for, ids and usage, so that the engine does the same for both; LiteLLM's proxy asks for neither. Then: latency that
-is added at 64 open calls, calls a second, memory at 1,000 open streams, and what a prompt of 200 kB adds. Ways take
-turns, so that a noisy machine is noisy to all of them; a difference is one of quantiles over all rounds.
+First it asserts that what comes through is what the engine sends. "no proxy" and "bare aiohttp" ask the engine for what
+the recorder asks it for, ids and usage, so that the engine does the same for all; LiteLLM's proxy asks for neither.
+Then: latency that is added at 64 open calls, calls a second, memory at 1,000 open streams, and what a prompt of 200 kB
+adds. Ways take turns, so that a noisy machine is noisy to all; a difference is one of quantiles over all rounds.
 """
 
 import argparse
@@ -25,6 +25,9 @@ USAGE = {"stream_options": {"include_usage": True}}
 def ways(upstream, python, stack, *, only_flush=False):
     """{name: (URL, process or None)} of everything that is compared."""
     found = {"no proxy": (upstream, None)}
+    if not only_flush:
+        process, url = stack.enter_context(load.bare(upstream))
+        found["bare aiohttp"] = (url, process)
     for durability in ("flush",) if only_flush else ("flush", "fsync"):
         process, url = stack.enter_context(load.recorder(upstream, "--durability", durability))
         found[f"tito {durability}"] = (url, process)
@@ -57,7 +60,7 @@ def text_of(body, stream):
 
 def asked(name, *, stream):
     """What a request of one way asks for besides."""
-    return (IDS | (USAGE if stream else {})) if name == "no proxy" else {}
+    return (IDS | (USAGE if stream else {})) if name in ("no proxy", "bare aiohttp") else {}
 
 
 async def measure(url, *, stream, calls, workers, pause=0.0, words="hello", **more):

@@ -132,6 +132,11 @@ def engine(**options):
     return process(sys.executable, ENGINE, *arguments)
 
 
+def bare(upstream):
+    """A proxy that records nothing."""
+    return process(sys.executable, Path(__file__).with_name("record_bare.py"), upstream)
+
+
 @contextlib.contextmanager
 def recorder(upstream, *arguments, out=None):
     """A recorder in a process of its own; its log goes with it unless `out` is given."""

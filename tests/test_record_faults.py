@@ -232,7 +232,7 @@ def leave(url, **more):
 )
 @pytest.mark.parametrize("says", [None, "No space left on device"])
 def test_a_client_that_leaves_while_its_record_is_written(tmp_path, slow_disk, fault, outcome, options, says):
-    with recorder(tmp_path, ScriptedEngine(ids=not options), **options) as (url, _, _):
+    with recorder(tmp_path, ScriptedEngine(ids=not options), durability="fsync", **options) as (url, _, _):
         leave(url, **({"extra_body": {"scripted": {"fault": fault}}} if fault else {}))
         slow_disk.says = says
         slow_disk.ready.set()
@@ -244,7 +244,7 @@ def test_a_client_that_leaves_while_its_record_is_written(tmp_path, slow_disk, f
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_reply_that_nobody_waited_for_was_dropped(tmp_path, slow_disk, stream):
     session = {"x-tito-session": "s"}
-    with recorder(tmp_path) as (url, _, _):
+    with recorder(tmp_path, durability="fsync") as (url, _, _):
         if stream:
             with client(url) as made:
                 reply = made.chat.completions.create(model=MODEL, messages=HELLO, stream=True, extra_headers=session)
@@ -269,7 +269,7 @@ def test_a_reply_that_nobody_waited_for_was_dropped(tmp_path, slow_disk, stream)
 def test_what_is_on_its_way_when_the_recorder_stops_is_counted(tmp_path, slow_disk):
     async def run():
         engine = ScriptedEngine()
-        made = Recorder(Options(upstream=Upstream.parse(await engine.start()), out=tmp_path, durability="flush"))
+        made = Recorder(Options(upstream=Upstream.parse(await engine.start()), out=tmp_path, durability="fsync"))
         url = await made.start()
         await asyncio.to_thread(leave, url)
         # The disk is done when the log is closed, and no sooner, however long that takes.

@@ -13,9 +13,6 @@ use tito_core::json::Fault;
 use tito_core::record as core;
 use tito_core::{Place, Result};
 
-/// Below this many bytes giving the GIL back and forth costs more than the work.
-const LARGE: usize = 1 << 16;
-
 fn fault(py: Python<'_>, what: &str, fault: &Fault) -> PyErr {
     let place = Place::default().at(fault.at as u64);
     raise(py, &Error::data(place, format!("{what} is not JSON: {}", fault.message), "send JSON"))
@@ -193,9 +190,13 @@ impl CallLog {
     fn with<T>(&self, py: Python<'_>, f: impl FnOnce(&core::Log) -> T) -> PyResult<T> {
         match &*self.inner.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(log) => Ok(f(log)),
-            None => Err(usage(py, "the log is closed", "open another one")),
+            None => Err(closed(py)),
         }
     }
+}
+
+fn closed(py: Python<'_>) -> PyErr {
+    usage(py, "the log is closed", "open another one")
 }
 
 #[pymethods]
@@ -222,12 +223,21 @@ impl CallLog {
     fn torn(&self) -> u64 {
         self.torn
     }
+    /// The line's number, and whether `settled` tells of it already.
     #[pyo3(signature = (head, request=None, response=None))]
-    fn append(&self, py: Python<'_>, head: &[u8], request: Option<&[u8]>, response: Option<&[u8]>) -> PyResult<u64> {
-        let make = || core::line(head, request, response);
-        let large = request.map_or(0, <[u8]>::len) + response.map_or(0, <[u8]>::len) > LARGE;
-        let line = if large { py.detach(make) } else { make() };
-        self.with(py, |log| log.append(line))
+    fn append(
+        &self,
+        py: Python<'_>,
+        head: &[u8],
+        request: Option<&[u8]>,
+        response: Option<&[u8]>,
+    ) -> PyResult<(u64, bool)> {
+        // A write may take as long as the disk pleases.
+        py.detach(|| {
+            let line = core::line(head, request, response);
+            self.inner.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|log| log.append(line))
+        })
+        .ok_or_else(|| closed(py))
     }
     fn settled(&self, py: Python<'_>) -> PyResult<(u64, Failed)> {
         let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(core::Log::settled);

@@ -198,9 +198,10 @@ class Exchange:
             else:
                 await self._send(last, last=True)
         except _GoneError:
-            self.fail(client_gone(), events.reply())
+            self.fail(_sent_error(events) or client_gone(), events.reply())
         except asyncio.CancelledError:
-            self.fail(client_gone(), events.reply())
+            # A client that the engine told of an error has reason to go.
+            self.fail(_sent_error(events) or client_gone(), events.reply())
             raise
         return self.response
 
@@ -245,8 +246,8 @@ class Exchange:
 
     def _judge(self, body: bytes, events: EventStream | None) -> Reply:
         if events is not None:
-            if (said := events.error) is not None:
-                raise CallError("upstream_error", f"the engine sent an error: {said[:2000].decode('utf-8', 'replace')}")
+            if (sent := _sent_error(events)) is not None:
+                raise sent
             if events.fault is not None:
                 raise CallError("broken_stream", events.fault)
             if not events.done:
@@ -307,12 +308,16 @@ class Exchange:
 
         before = time.monotonic()
         future = self._append(response, error=error, text_only=outcome == "text_only", chunks=chunks)
-        # Before the shield's own: a call is counted and known before its client can see the end of it.
-        future.add_done_callback(settled)
         self.appended = True
         try:
-            # Shielded: a client that goes away now finds its record in the log all the same.
-            await asyncio.shield(future)
+            if future.done():
+                settled(future)
+                future.result()
+            else:
+                # Before the shield's own: a call is counted and known before its client can see the end of it.
+                future.add_done_callback(settled)
+                # Shielded: a client that goes away now finds its record in the log all the same.
+                await asyncio.shield(future)
         except NotWrittenError as failed:
             raise CallError("not_written", f"the record could not be written: {failed}", status=503) from None
         stats = self.recorder.stats
@@ -385,6 +390,13 @@ def check(reply: Reply, expected: int) -> None:
             raise CallError("missing_ids", f"{which}the reply has no {what} ids: {hint}", retry=False)
     if not reply.usage:
         raise CallError("mismatch", "the reply has no usage, so its ids cannot be counted")
+
+
+def _sent_error(events: EventStream) -> CallError | None:
+    """The error that an engine sent in a stream."""
+    if (error := events.error) is None:
+        return None
+    return CallError("upstream_error", f"the engine sent an error: {error[:2000].decode('utf-8', 'replace')}")
 
 
 def _looked_at(future: asyncio.Future[None]) -> None:

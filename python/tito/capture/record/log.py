@@ -1,7 +1,7 @@
 """The log as the event loop sees it: a line is appended, and awaited until the disk (or the system) has it.
 
-The core's thread writes all lines that wait at once and wakes the loop through a socket, so that no Python thread
-contends for the interpreter.
+Short lines that need no sync are written where they are appended. For all others the core's thread writes what waits
+in one go and wakes the loop through a socket, so that no Python thread contends for the interpreter.
 """
 
 from __future__ import annotations
@@ -74,10 +74,12 @@ class Log:
     def append(
         self, kind: str, head: dict[str, Any], request: bytes | None = None, response: bytes | None = None
     ) -> asyncio.Future[None]:
-        """Hands a record over; the future is done when it is written, or raises `NotWrittenError`."""
-        number = self._core.append(_line(kind, head), request, response)
+        """Hands a record over; the future is done when it is written, which may be now, or raises `NotWrittenError`."""
+        number, settled = self._core.append(_line(kind, head), request, response)
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiting[number] = future
+        if settled:
+            self._look()
         return future
 
     def set_opening(self, opening: dict[str, Any]) -> None:
@@ -99,6 +101,10 @@ class Log:
     def _settle(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._core.fd, 4096)
+        self._look()
+
+    def _look(self) -> None:
+        """Tells whoever waits what became of the records."""
         upto, failed = self._core.settled()
         for first, last, why in failed:
             self.broken, self._broken_at = why, time.monotonic()

@@ -157,7 +157,7 @@ class Session:
     """The calls that go by one name."""
 
     name: str
-    defaults: Tags = field(default_factory=lambda: Tags(attempt=1))
+    defaults: Tags = Tags(attempt=1)  # noqa: RUF009 - frozen
     """What is so of a call that does not say otherwise. Attempts are counted from 1: whatever comes behind an end is of
     the next one, so that rollouts that follow each other are told apart."""
     highest: int = 0
@@ -172,14 +172,17 @@ class Session:
     """What the last end told, once it is written."""
     past: OrderedDict[_Rollout, None] = field(default_factory=OrderedDict)
     """All that had a begin, a call or an end, as far back as is remembered."""
-    before: Tags = field(default_factory=Tags)
+    before: Tags = Tags()  # noqa: RUF009
     """The defaults before the last begin or end."""
     index: Index = field(default_factory=Index)
     call_ids: set[str] = field(default_factory=set)
 
     def last(self) -> Replied | None:
         """The last reply of the rollout that was used last."""
-        return next((known.last for known in reversed(self.index.rollouts.values()) if known.last is not None), None)
+        for known in reversed(self.index.rollouts.values()):
+            if known.last is not None:
+                return known.last
+        return None
 
     def use(self, rollout: _Rollout) -> None:
         """Takes note of a rollout."""
@@ -411,7 +414,7 @@ def _remember(index: OrderedDict[_Key, _Value], key: _Key, value: _Value, limit:
 
 
 def _summed_up(reply: Replied, body: bytes) -> bool:
-    text = reply.text.strip()
+    text = reply.text
     return len(text) >= _SUMMARY_CHARACTERS and request_mentions(body, text)
 
 
@@ -421,4 +424,4 @@ def kept_text(text: str) -> str:
     >>> kept_text("summary")
     'summary'
     """
-    return text[:_SUMMARY_KEPT]
+    return text.strip()[:_SUMMARY_KEPT]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from tito.errors import UsageError
@@ -118,7 +118,7 @@ def read_tags(headers: Mapping[str, str], prefix: str | None, *, by_key: bool) -
 
 def with_session(tags: Tags, session: str) -> Tags:
     """The tags, in a session."""
-    return replace(tags, session=session)
+    return Tags(session, tags.task, tags.pair, tags.agent, tags.attempt, tags.kind)
 
 
 def _check(what: str, name: str) -> str:

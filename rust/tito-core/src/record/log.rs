@@ -2,7 +2,8 @@
 //!
 //! A line is whole or not there: a write that fails is taken back, what is torn behind the last line end is cut off at
 //! the next start. Lines that wait are written and synced together. A segment that is full is compressed under another
-//! name, which it gets when it is whole.
+//! name, which it gets when it is whole. A short line that only the system must have is written where it is appended:
+//! two threads that wake each other take longer than the system takes it.
 
 use super::segment::{Repaired, pack, repair, with_zst};
 use crate::error::{Error, Result};
@@ -43,15 +44,35 @@ struct Queue {
     closing: bool,
 }
 
-#[derive(Debug, Default)]
+/// Longer lines are the thread's: the system may take its time for them.
+const AT_ONCE: usize = 1 << 16;
+
+#[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
     more: Condvar,
+    /// Locked before the queue.
+    writer: Mutex<Writer>,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a line while nothing waits and nobody writes, and where that does not take long; gives its number, or the
+    /// line back.
+    fn at_once(&self, line: Vec<u8>) -> std::result::Result<u64, Vec<u8>> {
+        let Ok(mut writer) = self.writer.try_lock() else { return Err(line) };
+        let mut queue = self.lock();
+        if writer.durability == Durability::Fsync || line.len() > AT_ONCE || !queue.waiting.is_empty() {
+            return Err(line);
+        }
+        queue.appended += 1;
+        let number = queue.appended;
+        drop(queue);
+        writer.settle(&[line], number, self);
+        Ok(number)
     }
 }
 
@@ -79,8 +100,6 @@ impl Log {
         fs::create_dir_all(folder).map_err(Error::io("make", &name))?;
         let repaired = repair(folder)?;
         wake.set_nonblocking(true).map_err(Error::io("set up the thread that writes to", &name))?;
-        let shared = Arc::new(Shared::default());
-        shared.lock().opening = opening;
         let mut writer = Writer {
             folder: folder.to_owned(),
             limit,
@@ -94,17 +113,23 @@ impl Log {
         for (path, length) in &repaired.open {
             writer.pack(path.clone(), *length);
         }
-        writer.begin(&shared)?;
+        writer.begin(opening.clone())?;
+        let queue = Queue { opening, segments: 1, ..Queue::default() };
+        let shared = Arc::new(Shared { queue: Mutex::new(queue), more: Condvar::new(), writer: Mutex::new(writer) });
         let thread = {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name("tito-log".to_owned()).spawn(move || writer.run(&shared))
+            std::thread::Builder::new().name("tito-log".to_owned()).spawn(move || run(&shared))
         };
         let thread = thread.map_err(Error::io("start the thread that writes to", &name))?;
         Ok((Self { shared, thread: Some(thread) }, repaired))
     }
 
-    /// Hands a line over (with its line end); gives its number, from 1.
-    pub fn append(&self, line: Vec<u8>) -> u64 {
+    /// Hands a line over (with its line end); gives its number, from 1, and whether [`Log::settled`] tells of it already.
+    pub fn append(&self, line: Vec<u8>) -> (u64, bool) {
+        let line = match self.shared.at_once(line) {
+            Ok(number) => return (number, true),
+            Err(line) => line,
+        };
         let mut queue = self.shared.lock();
         // A thread that is at work looks again before it sleeps.
         let asleep = queue.waiting.is_empty();
@@ -115,7 +140,7 @@ impl Log {
         if asleep {
             self.shared.more.notify_one();
         }
-        number
+        (number, false)
     }
 
     /// What became of lines since the last time.
@@ -199,37 +224,43 @@ struct Writer {
     packers: Vec<JoinHandle<()>>,
 }
 
-impl Writer {
-    fn run(mut self, shared: &Shared) {
-        let mut batch = Vec::new();
-        loop {
-            let mut queue = shared.lock();
-            while queue.waiting.is_empty() && !queue.closing {
-                queue = shared.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            }
-            batch.extend(queue.waiting.drain(..));
-            let upto = queue.appended;
-            drop(queue);
-            if batch.is_empty() {
-                break;
-            }
-            let lines = batch.len() as u64;
-            let written = self.write(&batch, shared);
-            let bytes: usize = batch.iter().map(Vec::len).sum();
-            batch.clear();
-            let mut queue = shared.lock();
-            queue.settled.upto = upto;
-            match written {
-                Ok(()) => queue.bytes += bytes as u64,
-                Err(error) => queue.settled.failed.push((upto - lines + 1, upto, error.to_string())),
-            }
-            drop(queue);
-            // Full means that whoever listens has not looked yet, and will; gone means that nobody listens.
-            let _ = self.wake.write(&[1]);
+/// The thread that writes.
+fn run(shared: &Shared) {
+    let mut batch = Vec::new();
+    loop {
+        let mut queue = shared.lock();
+        while queue.waiting.is_empty() && !queue.closing {
+            queue = shared.more.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        self.end();
-        for packer in self.packers.drain(..) {
-            let _ = packer.join();
+        drop(queue);
+        let mut writer = shared.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = shared.lock();
+        batch.extend(queue.waiting.drain(..));
+        let upto = queue.appended;
+        drop(queue);
+        if batch.is_empty() {
+            writer.end();
+            for packer in writer.packers.drain(..) {
+                let _ = packer.join();
+            }
+            return;
+        }
+        writer.settle(&batch, upto, shared);
+        batch.clear();
+        // Full means that whoever listens has not looked yet, and will; gone means that nobody listens.
+        let _ = writer.wake.write(&[1]);
+    }
+}
+
+impl Writer {
+    /// Writes lines, the last of which has the number `upto`, and says what became of them.
+    fn settle(&mut self, lines: &[Vec<u8>], upto: u64, shared: &Shared) {
+        let written = self.write(lines, shared);
+        let mut queue = shared.lock();
+        queue.settled.upto = upto;
+        match written {
+            Ok(()) => queue.bytes += lines.iter().map(|line| line.len() as u64).sum::<u64>(),
+            Err(error) => queue.settled.failed.push((upto - lines.len() as u64 + 1, upto, error.to_string())),
         }
     }
 
@@ -239,7 +270,9 @@ impl Writer {
             self.end();
         }
         if self.segment.is_none() {
-            self.begin(shared)?;
+            let opening = shared.lock().opening.clone();
+            self.begin(opening)?;
+            shared.lock().segments += 1;
         }
         let Some(segment) = &mut self.segment else { return Ok(()) };
         match append(segment, batch, self.durability) {
@@ -256,8 +289,7 @@ impl Writer {
         }
     }
 
-    fn begin(&mut self, shared: &Shared) -> Result<()> {
-        let opening = shared.lock().opening.clone();
+    fn begin(&mut self, opening: Vec<u8>) -> Result<()> {
         let (path, file) = loop {
             let path = self.folder.join(format!("calls-{:06}.jsonl", self.number + 1));
             if with_zst(&path).exists() {
@@ -283,7 +315,6 @@ impl Writer {
         }
         self.number += 1;
         self.segment = Some(segment);
-        shared.lock().segments += 1;
         Ok(())
     }
 
@@ -345,11 +376,15 @@ mod tests {
         names
     }
 
-    fn open(folder: &Path, limit: u64) -> (Log, Repaired, UnixStream) {
+    fn open_with(folder: &Path, limit: u64, durability: Durability) -> (Log, Repaired, UnixStream) {
         let (wake, listen) = UnixStream::pair().expect("a pair");
-        let (log, repaired) =
-            Log::open(folder, limit, Durability::Flush, OPENING.as_bytes().to_vec(), wake).expect("a log");
+        let (log, repaired) = Log::open(folder, limit, durability, OPENING.as_bytes().to_vec(), wake).expect("a log");
         (log, repaired, listen)
+    }
+
+    fn open(folder: &Path, limit: u64) -> (Log, Repaired) {
+        let (log, repaired, _) = open_with(folder, limit, Durability::Flush);
+        (log, repaired)
     }
 
     fn text(path: &Path) -> String {
@@ -358,12 +393,22 @@ mod tests {
 
     #[test]
     fn lines_are_settled_segments_turn_and_are_packed() {
+        for durability in [Durability::Flush, Durability::Fsync] {
+            lines_are_settled(durability);
+        }
+    }
+
+    fn lines_are_settled(durability: Durability) {
         let folder = tempfile::tempdir().expect("a folder");
-        let (mut log, repaired, mut listen) = open(folder.path(), 40);
+        let (mut log, repaired, mut listen) = open_with(folder.path(), 40, durability);
         assert_eq!(repaired, Repaired::default());
         for n in 1..=4 {
-            assert_eq!(log.append(format!("{{\"line\":{n},\"text\":\"0123456789\"}}\n").into_bytes()), n);
-            listen.read_exact(&mut [0]).expect("a wake");
+            let at_once = durability == Durability::Flush;
+            let line = format!("{{\"line\":{n},\"text\":\"0123456789\"}}\n").into_bytes();
+            assert_eq!(log.append(line), (n, at_once));
+            if !at_once {
+                listen.read_exact(&mut [0]).expect("a wake");
+            }
             assert_eq!(log.settled(), Settled { upto: n, failed: Vec::new() });
         }
         log.close();
@@ -374,22 +419,40 @@ mod tests {
             let expected = format!("{OPENING}{{\"line\":{n},\"text\":\"0123456789\"}}\n");
             assert_eq!(text(&folder.path().join(name)), expected);
         }
-        let (mut log, repaired, _listen) = open(folder.path(), 40);
+        let (mut log, repaired) = open(folder.path(), 40);
         assert_eq!(repaired.last, 4);
         log.close();
         assert_eq!(names(folder.path()), packed, "a segment without lines leaves nothing");
     }
 
     #[test]
+    fn a_long_line_is_written_by_the_thread_and_a_short_one_stays_behind_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut log, _, mut listen) = open_with(folder.path(), 1 << 30, Durability::Flush);
+        let long = |n: usize| format!("{{\"line\":{n},\"text\":\"{}\"}}\n", "x".repeat(AT_ONCE)).into_bytes();
+        let mut expected = OPENING.to_owned();
+        for n in 0..100 {
+            assert_eq!(log.append(long(n)), (2 * n as u64 + 1, false));
+            let short = format!("{{\"line\":{n}}}\n").into_bytes();
+            expected += &String::from_utf8([long(n), short.clone()].concat()).expect("text");
+            assert_eq!(log.append(short).0, 2 * n as u64 + 2);
+        }
+        while log.settled().upto < 200 {
+            listen.read_exact(&mut [0]).expect("a wake");
+        }
+        log.close();
+        assert!(text(&folder.path().join("calls-000001.jsonl.zst")) == expected);
+    }
+
+    #[test]
     fn a_file_that_came_to_lie_in_the_folder_stays_as_it_is() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
-        let (mut log, _, mut listen) = open(folder.path(), 40);
+        let (mut log, _) = open(folder.path(), 40);
         fs::write(at("calls-000002.jsonl"), "mine\n").expect("written");
         fs::write(at("calls-000003.jsonl"), "mine too\n").expect("written");
         for n in 1..=2 {
             log.append(format!("{{\"line\":{n},\"text\":\"0123456789\"}}\n").into_bytes());
-            listen.read_exact(&mut [0]).expect("a wake");
             assert_eq!(log.settled(), Settled { upto: n, failed: Vec::new() });
         }
         assert_eq!(log.written().0, 2);
@@ -404,7 +467,7 @@ mod tests {
         fs::write(at(".calls-mine.zst.tmp"), "mine").expect("written");
         let before = names(folder.path());
         for _ in 0..2 {
-            let (mut log, repaired, _) = open(folder.path(), 40);
+            let (mut log, repaired) = open(folder.path(), 40);
             assert_eq!(repaired, Repaired { last: 10, ..Repaired::default() });
             log.close();
         }
@@ -422,9 +485,8 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         for _ in 0..2 {
             // The second time a start finds both, and no more has the first one's name.
-            let (mut log, _, mut listen) = open(folder.path(), 40);
+            let (mut log, _) = open(folder.path(), 40);
             log.append(b"{\"line\":1}\n".to_vec());
-            listen.read_exact(&mut [0]).expect("a wake");
             fs::write(at("calls-000001.jsonl.zst"), "mine").expect("written");
             log.close();
             assert_eq!(fs::read_to_string(at("calls-000001.jsonl.zst")).expect("text"), "mine");
@@ -438,11 +500,10 @@ mod tests {
     #[test]
     fn a_number_whose_packed_name_is_taken_is_passed_over() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (mut log, _, mut listen) = open(folder.path(), 38);
+        let (mut log, _) = open(folder.path(), 38);
         fs::write(folder.path().join("calls-000002.jsonl.zst"), "mine").expect("written");
         for _ in 0..2 {
             log.append(b"{}\n".to_vec());
-            listen.read_exact(&mut [0]).expect("a wake");
         }
         log.close();
         let kept = ["calls-000001.jsonl.zst", "calls-000002.jsonl.zst", "calls-000003.jsonl.zst"];
@@ -458,7 +519,7 @@ mod tests {
         // Neither can it be written to nor be cut.
         let file = OpenOptions::new().append(true).open("/dev/full").expect("a full device");
         let (wake, _listen) = UnixStream::pair().expect("a pair");
-        let mut writer = Writer {
+        let writer = Writer {
             folder: folder.path().to_owned(),
             limit: 1000,
             durability: Durability::Flush,
@@ -467,8 +528,11 @@ mod tests {
             segment: Some(Segment { path, file, length: 8, lines: 1 }),
             packers: Vec::new(),
         };
-        assert!(writer.write(&[b"{\"b\":2}\n".to_vec()], &Shared::default()).is_err());
-        for packer in writer.packers {
+        let shared = Shared { queue: Mutex::default(), more: Condvar::new(), writer: Mutex::new(writer) };
+        assert_eq!(shared.at_once(b"{\"b\":2}\n".to_vec()), Ok(1));
+        let settled = shared.lock().settled.clone();
+        assert!(matches!(&settled.failed[..], [(1, 1, _)]), "{settled:?}");
+        for packer in shared.writer.into_inner().expect("no panic").packers {
             packer.join().expect("no panic");
         }
         assert_eq!(names(folder.path()), ["calls-000001.jsonl.zst"]);
@@ -494,7 +558,7 @@ mod tests {
         write("calls-000007.jsonl", &zeros);
         write("calls-000008.jsonl", &format!("{{\"tito{zeros}"));
         write("notes.txt", "mine");
-        let (mut log, repaired, _listen) = open(folder.path(), 40);
+        let (mut log, repaired) = open(folder.path(), 40);
         let torn = 9 + 200_000 + 19 + 7 + 200_000 + 200_006;
         assert_eq!((repaired.last, repaired.torn, repaired.open.len()), (8, torn, 3));
         log.close();
