@@ -6,12 +6,12 @@ attention, within a third of what was seen.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from tito.train.base import Base, Targets
 from tito.train.config import TrainConfig
+from tito.train.machine import memory_limit
 
 __all__ = ["Memory", "available", "estimate"]
 
@@ -66,7 +66,7 @@ def estimate(base: Base, targets: Targets | None, config: TrainConfig, *, length
 
 
 def available(device: str) -> int:
-    """Bytes that a device has for a run: of a GPU all of it, of the machine what is free."""
+    """Bytes that a device has for a run: of a GPU all of it, of the machine what is free, in a container its share."""
     if device == "cuda":
         import torch
 
@@ -75,6 +75,7 @@ def available(device: str) -> int:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             facts = dict(line.split(":", 1) for line in file)
-        return int(facts["MemAvailable"].split()[0]) * 1024
+        free = int(facts["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return memory_limit()
+    return min(free, memory_limit())
