@@ -15,12 +15,12 @@ from types import SimpleNamespace
 import openai
 import pytest
 import tito
-from records import HELLO, ask, client, ids_of, lines, recorder
+from records import HELLO, ask, client, ids_of, lines, post, recorder
 from scripted_engine import FAULTS, MODEL, ScriptedEngine, _Answer
 from tito.capture.record.app import Recorder
 from tito.capture.record.call import Exchange
 from tito.capture.record.engine import Engine
-from tito.capture.record.log import Log
+from tito.capture.record.log import Log, NotWrittenError
 from tito.capture.record.options import Options, Upstream
 
 NO_IDS = (
@@ -202,7 +202,8 @@ def slow_disk(monkeypatch):
             return
         core = log._core
         if disk.says is not None:
-            log._core = SimpleNamespace(fd=core.fd, settled=lambda: (core.settled()[0], [(1, 9, disk.says)]))
+            upto, _ = core.settled()
+            log._core = SimpleNamespace(fd=core.fd, settled=lambda: (upto, [(1, upto, disk.says)]))
         try:
             settle(log)
         finally:
@@ -264,6 +265,104 @@ def test_a_reply_that_nobody_waited_for_was_dropped(tmp_path, slow_disk, stream)
             assert "tito_record_output_ids_total 12\n" in metrics.read().decode()
     unseen = lines(tmp_path)[0]["response"]["id"]
     assert [(mark["call_id"], mark["mark"]) for mark in lines(tmp_path, "mark")] == [(unseen, "dropped")]
+
+
+@pytest.fixture
+def lost(monkeypatch):
+    """Kinds of records of which the next one is not written."""
+    kinds, append = [], Log.append
+
+    def failing(log, kind, *more):
+        if kind not in kinds:
+            return append(log, kind, *more)
+        kinds.remove(kind)
+        future = log._loop.create_future()
+        future.set_exception(NotWrittenError("No space left on device"))
+        return future
+
+    monkeypatch.setattr(Log, "append", failing)
+    return kinds
+
+
+def test_a_mark_that_could_not_be_written_is_told_again(tmp_path, lost):
+    session = {"x-tito-session": "s"}
+    with recorder(tmp_path) as (url, _, _):
+        unseen = ask(url, headers=session)
+        lost.append("mark")
+        for text in ("go on", "go on!"):
+            ask(url, [*HELLO, {"role": "user", "content": text}], headers=session)
+        with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics") as metrics:
+            assert 'tito_record_marks_total{mark="dropped"} 1.0\n' in metrics.read().decode()
+    assert not lost
+    assert [(mark["call_id"], mark["mark"]) for mark in lines(tmp_path, "mark")] == [(unseen.id, "dropped")]
+
+
+def test_a_summary_whose_mark_could_not_be_written_is_told_again(tmp_path, lost):
+    session, summary = {"x-tito-session": "s"}, "What was done so far: the bug is in the parser, at line 7."
+    with recorder(tmp_path) as (url, _, _):
+        last = ask(url, headers=session, scripted={"reply": summary})
+        then = [{"role": "user", "content": f"{summary} Go on."}]
+        lost += ["mark", "call"]
+        with pytest.raises(openai.InternalServerError, match="No space left on device"):
+            ask(url, then, headers=session)
+        ask(url, then, headers=session)
+    assert [(mark["call_id"], mark["kind"]) for mark in lines(tmp_path, "mark")] == [(last.id, "summariser")]
+
+
+def test_a_begin_that_could_not_be_written_is_told_again(tmp_path, lost):
+    with recorder(tmp_path) as (url, _, _):
+        at = f"{url.removesuffix('/v1')}/s/r"
+        lost.append("begin")
+        with pytest.raises(urllib.error.HTTPError) as told:
+            post(f"{at}/begin", {"agent": "a"})
+        assert (told.value.code, b"No space left" in told.value.read()) == (503, True)
+        assert post(f"{at}/begin", {"agent": "a"}) == {"session": "r", "attempt": 1}
+        # The first call of another agent begins its rollout.
+        lost.append("begin")
+        for _ in range(2):
+            ask(f"{at}/v1", headers={"x-tito-agent": "b"})
+        assert post(f"{at}/end")["calls"] == 2
+    assert [line["agent"] for line in lines(tmp_path, "begin")] == ["a", "b"]
+
+
+def refused(url, body=None):
+    with pytest.raises(urllib.error.HTTPError) as told:
+        post(url, body)
+    assert (told.value.code, "has begun already: end it first" in told.value.read().decode()) == (409, True)
+
+
+def test_a_begin_whose_answer_nobody_got_is_answered_again(tmp_path, slow_disk):
+    with recorder(tmp_path, durability="fsync") as (url, _, _):
+        at = f"{url.removesuffix('/v1')}/s/r"
+        place = urllib.parse.urlsplit(at)
+        with socket.create_connection((place.hostname, place.port)) as made:
+            made.sendall(f"POST {place.path}/begin HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+            time.sleep(0.3)
+        time.sleep(0.2)
+        slow_disk.ready.set()
+        refused(f"{at}/begin", {"agent": "another"})
+        assert post(f"{at}/begin") == {"session": "r", "attempt": 1}
+        refused(f"{at}/begin")
+        ask(f"{at}/v1")
+        assert post(f"{at}/end")["calls"] == 1
+    assert len(lines(tmp_path, "begin")) == 1
+
+
+@pytest.mark.parametrize(("failed", "broken"), [([(1, 3, "full")], None), ([(1, 3, "x"), (5, 5, "full")], "full")])
+def test_the_last_record_says_whether_the_log_can_be_written(tmp_path, failed, broken):
+    async def run():
+        log = Log(tmp_path, 1 << 30, fsync=True, opening={})
+        core, log._core = log._core, SimpleNamespace(settled=lambda: (5, failed))
+        futures = [log._loop.create_future() for _ in range(5)]
+        log._waiting = dict(enumerate(futures, 1))
+        log._look()
+        log._core = core
+        log.close()
+        bad = {number for first, last, _ in failed for number in range(first, last + 1)}
+        assert [future.exception() is not None for future in futures] == [n in bad for n in range(1, 6)]
+        return log.broken
+
+    assert asyncio.run(run()) == broken
 
 
 def test_what_is_on_its_way_when_the_recorder_stops_is_counted(tmp_path, slow_disk):

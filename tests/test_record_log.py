@@ -45,10 +45,11 @@ def test_the_record_is_there_before_the_reply_ends(tmp_path, durability, stream)
             assert [line["number"] for line in written if line["type"] == "call"] == list(range(1, number + 1))
 
 
-def test_kill_9_loses_no_call_whose_reply_was_seen(tmp_path):
+@pytest.mark.parametrize("durability", ["flush", "fsync"])
+def test_kill_9_loses_no_call_whose_reply_was_seen(tmp_path, durability):
     seen, stop = [], threading.Event()
     with ScriptedEngine().serving() as upstream:
-        process, url = start(tmp_path, upstream, "--segment-mb", "1")
+        process, url = start(tmp_path, upstream, "--segment-mb", "1", "--durability", durability)
 
         def harness(number):
             messages = [{"role": "user", "content": f"{number}" + "x" * 20_000}]
@@ -93,10 +94,11 @@ def _small_files():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
-def test_a_full_disk_fails_calls_and_harms_nothing(tmp_path):
+@pytest.mark.parametrize("durability", ["flush", "fsync"])
+def test_a_full_disk_fails_calls_and_harms_nothing(tmp_path, durability):
     big = [{"role": "user", "content": "x" * 60_000}]
     with ScriptedEngine().serving() as upstream:
-        process, url = start(tmp_path, upstream, preexec_fn=_small_files)
+        process, url = start(tmp_path, upstream, "--durability", durability, preexec_fn=_small_files)
         good = [ask(url).id]
         with pytest.raises(openai.InternalServerError) as told:
             ask(url, big)

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NoReturn
 
 import aiohttp
@@ -20,9 +21,9 @@ from tito._core import __version__
 from tito.capture.record.call import Dialect, Exchange, OpenAI, sent_headers
 from tito.capture.record.engine import KEPT_SECONDS, Engine, find_engine
 from tito.capture.record.errors import CallError, client_gone, said
-from tito.capture.record.log import Log, NotWrittenError
+from tito.capture.record.log import Log, NotWrittenError, when_settled
 from tito.capture.record.options import Options
-from tito.capture.record.session import Mark, Session, Sessions
+from tito.capture.record.session import Mark, Rollout, Sessions
 from tito.capture.record.stats import Stats
 from tito.capture.record.tags import Tags, check_tags, read_tags, split_path
 from tito.capture.record.translate import Messages, Responses, Translated
@@ -115,17 +116,24 @@ class Recorder:
     def mark(self, marks: Iterable[Mark]) -> None:
         """Writes down what a prompt tells of earlier replies; nobody waits for it."""
         for mark in marks:
+            reply = mark.reply
+            if reply.call_id is None:
+                self._marked(mark, None)
+                continue
+            head = {**reply.tags.record(), "call_id": reply.call_id, "mark": mark.mark, "kind": mark.kind}
+            when_settled(self.log.append("mark", head), partial(self._marked, mark))
+
+    def _marked(self, mark: Mark, failed: str | None) -> None:
+        if failed is None:
             self.stats.marks[mark.kind or mark.mark] += 1
-            if (reply := mark.reply).call_id is not None:
-                head = {**reply.tags.record(), "call_id": reply.call_id, "mark": mark.mark, "kind": mark.kind}
-                self._tell("mark", head)
+        else:
+            mark.withdraw()
 
-    def _opened(self, session: Session, tags: Tags) -> None:
-        self._tell("begin", tags.record())
+    def _opened(self, rollout: Rollout) -> None:
+        def settled(failed: str | None) -> None:
+            rollout.told = failed is None
 
-    def _tell(self, kind: str, head: dict[str, Any]) -> None:
-        future = self.log.append(kind, head)
-        future.add_done_callback(lambda done: None if done.cancelled() else done.exception() and None)
+        when_settled(self.log.append("begin", rollout.tags.record()), settled)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -204,7 +212,8 @@ class Recorder:
                     if found.reached:
                         self.engine = found
                         identity = self._identity()
-                        self._tell("identity", identity)
+                        # One that is lost stands at the head of the next segment all the same.
+                        when_settled(self.log.append("identity", identity), lambda _: None)
                         self.log.set_opening(identity)
                 self._looked = time.monotonic()
             if self._disagrees is not None:
@@ -226,13 +235,7 @@ class Recorder:
             if not isinstance(told, dict):
                 raise UsageError("the body is a JSON object, or nothing")
             if path == "/begin":
-                session = self.sessions.begin(name, check_tags(_begun(told), name))
-                answer: dict[str, Any] = {"session": name, "attempt": session.defaults.attempt}
-                try:
-                    await self.log.append("begin", session.defaults.record())
-                except NotWrittenError:
-                    session.withdraw()
-                    raise
+                answer = await self._begin(name, check_tags(_begun(told), name))
             else:
                 answer = await self._end(name, told)
         except (UsageError, ValueError) as error:
@@ -242,6 +245,24 @@ class Recorder:
         except CallError as error:
             return _failed(error, OpenAI("rollout"))
         return web.json_response(answer)
+
+    async def _begin(self, name: str, defaults: Tags) -> dict[str, Any]:
+        session = self.sessions.begin(name, defaults)
+        if session.unanswered is not None:
+            _, written = session.unanswered
+        else:
+
+            def settled(failed: str | None) -> None:
+                if failed is not None:
+                    session.withdraw()
+
+            written = self.log.append("begin", session.defaults.record())
+            session.unanswered = defaults, written
+            when_settled(written, settled)
+        # Shielded: a session whose client goes away now has begun all the same. Told again, it is answered.
+        await asyncio.shield(written)
+        session.unanswered = None
+        return {"session": name, "attempt": session.defaults.attempt}
 
     async def _end(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
         check_tags(Tags(), name)

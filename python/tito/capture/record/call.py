@@ -18,7 +18,7 @@ from multidict import CIMultiDict
 from tito._core import EventStream, Reply, Request, amend_request, strip_reply
 from tito.capture.record.engine import overflows
 from tito.capture.record.errors import CallError, chat_error, client_gone, said
-from tito.capture.record.log import NotWrittenError
+from tito.capture.record.log import NotWrittenError, when_settled
 from tito.capture.record.session import Placed, Replied, kept_text
 from tito.errors import DataError
 
@@ -294,9 +294,9 @@ class Exchange:
     ) -> None:
         """Writes a record and waits for it. When it is on disk the call has ended in `outcome`, whoever waits still."""
 
-        def settled(future: asyncio.Future[None]) -> None:
-            if future.cancelled() or (failed := future.exception()) is not None:
-                self._end("not_written", "the log was closed" if future.cancelled() else str(failed))
+        def settled(failed: str | None) -> None:
+            if failed is not None:
+                self._end("not_written", failed)
                 return
             self._end(outcome, why)
             if reply is not None:
@@ -309,15 +309,11 @@ class Exchange:
         before = time.monotonic()
         future = self._append(response, error=error, text_only=outcome == "text_only", chunks=chunks)
         self.appended = True
+        # Before the shield's own: a call is counted and known before its client can see the end of it.
+        when_settled(future, settled)
         try:
-            if future.done():
-                settled(future)
-                future.result()
-            else:
-                # Before the shield's own: a call is counted and known before its client can see the end of it.
-                future.add_done_callback(settled)
-                # Shielded: a client that goes away now finds its record in the log all the same.
-                await asyncio.shield(future)
+            # Shielded: a client that goes away now finds its record in the log all the same.
+            await asyncio.shield(future)
         except NotWrittenError as failed:
             raise CallError("not_written", f"the record could not be written: {failed}", status=503) from None
         stats = self.recorder.stats
@@ -360,7 +356,8 @@ class Exchange:
         if self.outcome is not None or self.appended:
             return error
         self._end(error.outcome, str(error))
-        self._append(None, error=error, partial=partial).add_done_callback(_looked_at)
+        # Whether a failure could be recorded is told by the log's next record.
+        when_settled(self._append(None, error=error, partial=partial), lambda _: None)
         return error
 
     def _end(self, outcome: str, why: str | None = None) -> None:
@@ -397,12 +394,6 @@ def _sent_error(events: EventStream) -> CallError | None:
     if (error := events.error) is None:
         return None
     return CallError("upstream_error", f"the engine sent an error: {error[:2000].decode('utf-8', 'replace')}")
-
-
-def _looked_at(future: asyncio.Future[None]) -> None:
-    """Whether a failure could be recorded is told by the log's next record."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _engine_route(route: str) -> str:

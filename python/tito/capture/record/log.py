@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tito._core import CallLog
 from tito.errors import WorldError, with_hint
 from tito.paths import utf8_path
 
-__all__ = ["VERSION", "Log", "NotWrittenError"]
+__all__ = ["VERSION", "Log", "NotWrittenError", "when_settled"]
 
 VERSION = 1
 """Of the log's format; the reader refuses others."""
@@ -30,6 +31,22 @@ _RETRY_SECONDS = 1.0
 
 class NotWrittenError(Exception):
     """The log could not take a record; the text says what the system said."""
+
+
+def when_settled(written: asyncio.Future[None], then: Callable[[str | None], None]) -> None:
+    """Tells why a record is not in the log, None where it is: now, or as the first thing when it is known."""
+
+    def tell(written: asyncio.Future[None]) -> None:
+        if written.cancelled():
+            then("the log was closed")
+        else:
+            failed = written.exception()
+            then(None if failed is None else str(failed))
+
+    if written.done():
+        tell(written)
+    else:
+        written.add_done_callback(tell)
 
 
 class Log:
@@ -107,14 +124,15 @@ class Log:
         """Tells whoever waits what became of the records."""
         upto, failed = self._core.settled()
         for first, last, why in failed:
-            self.broken, self._broken_at = why, time.monotonic()
+            if last == upto:
+                self.broken, self._broken_at = why, time.monotonic()
             for number in range(first, last + 1):
                 if (future := self._waiting.pop(number, None)) and not future.done():
                     future.set_exception(NotWrittenError(why))
         # Numbers grow, and so does the order in which they stand here.
         while self._waiting and (number := next(iter(self._waiting))) <= upto:
             future = self._waiting.pop(number)
-            if not failed:
+            if number == upto:
                 self.broken = None
             if not future.done():
                 future.set_result(None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeAlias, TypeVar
@@ -22,7 +22,7 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 _Rollout: TypeAlias = tuple[str | None, str | None, int | None]
 
-__all__ = ["Index", "Mark", "Placed", "Replied", "Session", "Sessions"]
+__all__ = ["Index", "Mark", "Placed", "Replied", "Rollout", "Session", "Sessions"]
 
 _SESSIONS = 20_000
 # Of a rollout, of a session, and of all sessions together.
@@ -64,6 +64,18 @@ class Mark:
     reply: Replied
     mark: str
     kind: str | None = None
+    was: str = "solver"
+    """The kind before."""
+
+    def withdraw(self) -> None:
+        """Takes a mark back that could not be written, so that the next prompt which tells it is asked again."""
+        reply = self.reply
+        if self.mark == "kind":
+            reply.kind = self.was
+        elif self.mark == "kept":
+            reply.left_out, reply.kept = True, False
+        else:
+            reply.left_out = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +162,8 @@ class Rollout:
 
     tags: Tags
     calls: int = 0
+    told: bool = False
+    """Its begin stands in the log, or is on its way there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -170,6 +184,8 @@ class Session:
     """Those that the last end was the end of."""
     told: dict[str, object] | None = None
     """What the last end told, once it is written."""
+    unanswered: tuple[Tags, Awaitable[None]] | None = None
+    """What a begin told whose client went away before the answer, and the writing of it."""
     past: OrderedDict[_Rollout, None] = field(default_factory=OrderedDict)
     """All that had a begin, a call or an end, as far back as is remembered."""
     before: Tags = Tags()  # noqa: RUF009
@@ -201,7 +217,9 @@ class Session:
 
     def withdraw(self) -> None:
         """Takes a begin back that could not be written."""
-        self.state = "implicit"
+        if self.state != "begun":
+            return
+        self.state, self.unanswered = "implicit", None
         rollout = self.defaults.rollout
         if (begun := self.rollouts.get(rollout)) and not begun.calls:
             del self.rollouts[rollout], self.past[rollout]
@@ -212,7 +230,8 @@ class Session:
         """Takes an end back that could not be written."""
         self.defaults = self.before
         for rollout, ended in self.ended.items():
-            self.rollouts.setdefault(rollout, Rollout(ended.tags)).calls += ended.calls
+            again = self.rollouts.setdefault(rollout, Rollout(ended.tags))
+            again.calls, again.told = again.calls + ended.calls, again.told or ended.told
         self.ended, self.told = {}, None
 
 
@@ -242,7 +261,7 @@ def _judge(request: Request, length: int, replies: list[Replied]) -> Iterator[Ma
 class Sessions:
     """All sessions of a recorder."""
 
-    def __init__(self, on_rollout: Callable[[Session, Tags], None]) -> None:
+    def __init__(self, on_rollout: Callable[[Rollout], None]) -> None:
         self._all: OrderedDict[str, Session] = OrderedDict()
         # By a prompt, and by a prompt and its answer; the last one of each counts.
         self._by_prompt: OrderedDict[int, str] = OrderedDict()
@@ -256,10 +275,12 @@ class Sessions:
         return len(self._all)
 
     def begin(self, name: str, defaults: Tags) -> Session:
-        """Opens a session, with the next attempt where none is named. `CallError` for a session that is open, and for
-        an attempt that was used.
+        """Opens a session, with the next attempt where none is named. `CallError` for a session that is open, unless
+        this is its begin told again by a client that missed the answer, and for an attempt that was used.
         """
         session = self._named(name)
+        if session.state == "begun" and session.unanswered is not None and session.unanswered[0] == defaults:
+            return session
         if session.state == "begun":
             raise _taken(f"session {name!r} has begun already: end it first")
         if defaults.attempt is None:
@@ -270,9 +291,9 @@ class Sessions:
             raise _taken(said)
         session.before = session.defaults
         session.state, session.defaults = "begun", with_session(defaults, name)
-        session.rollouts = {session.defaults.rollout: Rollout(session.defaults)}
+        session.rollouts = {session.defaults.rollout: Rollout(session.defaults, told=True)}
         session.use(session.defaults.rollout)
-        session.ended, session.told, session.call_ids = {}, None, set()
+        session.ended, session.told, session.unanswered, session.call_ids = {}, None, None, set()
         self._start_anew(session)
         return session
 
@@ -291,7 +312,7 @@ class Sessions:
                 session.use(rollout)
             session.before = session.defaults
             session.defaults = replace(session.defaults, attempt=session.highest + 1)
-        session.state = "ended"
+        session.state, session.unanswered = "ended", None
         self._start_anew(session)
         return session
 
@@ -310,8 +331,8 @@ class Sessions:
         if last is not None and not answered and _summed_up(last, body):
             # A summary that stands in what the model is told: the rollout goes on behind a compaction.
             if last.guessed and last.kind != "summariser":
+                marks.append(Mark(last, "kind", "summariser", was=last.kind))
                 last.kind = "summariser"
-                marks.append(Mark(last, "kind", "summariser"))
         elif found is not None:
             marks += _judge(request, *found)
             kind = found[1][-1].kind
@@ -325,6 +346,7 @@ class Sessions:
         guessed_kind = tags.kind is None
         if guessed_kind:
             tags = tags.over(Tags(kind=kind))
+        session.unanswered = None
         self._enter(session, tags)
         prompt = request.chain[-1] if request.chain else 0
         return Placed(session, index, tags, guessed, guessed_kind, tuple(marks), prompt)
@@ -349,8 +371,9 @@ class Sessions:
         if rollout is None:
             rollout = session.rollouts[tags.rollout] = Rollout(tags)
             session.use(tags.rollout)
-            if session.state == "begun":
-                self._on_rollout(session, tags)
+        if session.state == "begun" and not rollout.told:
+            rollout.told = True
+            self._on_rollout(rollout)
         rollout.calls += 1
 
     def _start_anew(self, session: Session) -> None:

@@ -2,8 +2,8 @@
 //!
 //! A line is whole or not there: a write that fails is taken back, what is torn behind the last line end is cut off at
 //! the next start. Lines that wait are written and synced together. A segment that is full is compressed under another
-//! name, which it gets when it is whole. A short line that only the system must have is written where it is appended:
-//! two threads that wake each other take longer than the system takes it.
+//! name, which it gets when it is whole. A short line that only the system must have is written where it is appended,
+//! while writing is quick: two threads that wake each other take longer.
 
 use super::segment::{Repaired, pack, repair, with_zst};
 use crate::error::{Error, Result};
@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// When a line counts as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,9 @@ struct Queue {
 
 /// Longer lines are the thread's: the system may take its time for them.
 const AT_ONCE: usize = 1 << 16;
+/// A write that takes so long says that the disk is behind; for a while then whoever appends waits for none.
+const SLOW: Duration = Duration::from_millis(5);
+const SLOW_FOR: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Shared {
@@ -53,6 +57,7 @@ struct Shared {
     more: Condvar,
     /// Locked before the queue.
     writer: Mutex<Writer>,
+    wake: UnixStream,
 }
 
 impl Shared {
@@ -60,18 +65,22 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a line while nothing waits and nobody writes, and where that does not take long; gives its number, or the
-    /// line back.
+    /// Writes a line where that is quick: nothing waits, nobody writes, and the segment takes it. Gives its number, or
+    /// the line back.
     fn at_once(&self, line: Vec<u8>) -> std::result::Result<u64, Vec<u8>> {
         let Ok(mut writer) = self.writer.try_lock() else { return Err(line) };
         let mut queue = self.lock();
-        if writer.durability == Durability::Fsync || line.len() > AT_ONCE || !queue.waiting.is_empty() {
+        if line.len() > AT_ONCE || !writer.is_quick() || !queue.waiting.is_empty() || queue.closing {
             return Err(line);
         }
         queue.appended += 1;
         let number = queue.appended;
         drop(queue);
+        let begun = Instant::now();
         writer.settle(&[line], number, self);
+        if begun.elapsed() > SLOW {
+            writer.slow_until = Some(Instant::now() + SLOW_FOR);
+        }
         Ok(number)
     }
 }
@@ -104,10 +113,10 @@ impl Log {
             folder: folder.to_owned(),
             limit,
             durability,
-            wake,
             number: repaired.last,
             segment: None,
             packers: Vec::new(),
+            slow_until: None,
         };
         // What was left open is packed while the new segment is written.
         for (path, length) in &repaired.open {
@@ -115,7 +124,8 @@ impl Log {
         }
         writer.begin(opening.clone())?;
         let queue = Queue { opening, segments: 1, ..Queue::default() };
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), more: Condvar::new(), writer: Mutex::new(writer) });
+        let shared =
+            Arc::new(Shared { queue: Mutex::new(queue), more: Condvar::new(), writer: Mutex::new(writer), wake });
         let thread = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name("tito-log".to_owned()).spawn(move || run(&shared))
@@ -131,11 +141,16 @@ impl Log {
             Err(line) => line,
         };
         let mut queue = self.shared.lock();
+        queue.appended += 1;
+        let number = queue.appended;
+        if queue.closing {
+            queue.settled.upto = number;
+            queue.settled.failed.push((number, number, "the log is closed".to_owned()));
+            return (number, true);
+        }
         // A thread that is at work looks again before it sleeps.
         let asleep = queue.waiting.is_empty();
         queue.waiting.push_back(line);
-        queue.appended += 1;
-        let number = queue.appended;
         drop(queue);
         if asleep {
             self.shared.more.notify_one();
@@ -218,10 +233,10 @@ struct Writer {
     folder: PathBuf,
     limit: u64,
     durability: Durability,
-    wake: UnixStream,
     number: u64,
     segment: Option<Segment>,
     packers: Vec<JoinHandle<()>>,
+    slow_until: Option<Instant>,
 }
 
 /// The thread that writes.
@@ -247,12 +262,20 @@ fn run(shared: &Shared) {
         }
         writer.settle(&batch, upto, shared);
         batch.clear();
+        drop(writer);
         // Full means that whoever listens has not looked yet, and will; gone means that nobody listens.
-        let _ = writer.wake.write(&[1]);
+        let _ = (&shared.wake).write(&[1]);
     }
 }
 
 impl Writer {
+    /// Whether a line can be written without a sync, without another segment, and the last ones took no time.
+    fn is_quick(&self) -> bool {
+        self.durability == Durability::Flush
+            && self.segment.as_ref().is_some_and(|segment| segment.length < self.limit)
+            && self.slow_until.is_none_or(|until| Instant::now() >= until)
+    }
+
     /// Writes lines, the last of which has the number `upto`, and says what became of them.
     fn settle(&mut self, lines: &[Vec<u8>], upto: u64, shared: &Shared) {
         let written = self.write(lines, shared);
@@ -387,6 +410,15 @@ mod tests {
         (log, repaired)
     }
 
+    /// Appends a line and waits until it is settled.
+    fn write(log: &Log, listen: &mut UnixStream, line: &str) -> (u64, bool) {
+        let (number, at_once) = log.append(line.as_bytes().to_vec());
+        if !at_once {
+            listen.read_exact(&mut [0]).expect("a wake");
+        }
+        (number, at_once)
+    }
+
     fn text(path: &Path) -> String {
         String::from_utf8(zstd::stream::decode_all(File::open(path).expect("a file")).expect("zstd")).expect("text")
     }
@@ -403,12 +435,10 @@ mod tests {
         let (mut log, repaired, mut listen) = open_with(folder.path(), 40, durability);
         assert_eq!(repaired, Repaired::default());
         for n in 1..=4 {
-            let at_once = durability == Durability::Flush;
-            let line = format!("{{\"line\":{n},\"text\":\"0123456789\"}}\n").into_bytes();
-            assert_eq!(log.append(line), (n, at_once));
-            if !at_once {
-                listen.read_exact(&mut [0]).expect("a wake");
-            }
+            // The others come to a full segment, and another one is the thread's to begin.
+            let at_once = durability == Durability::Flush && n == 1;
+            let line = format!("{{\"line\":{n},\"text\":\"0123456789\"}}\n");
+            assert_eq!(write(&log, &mut listen, &line), (n, at_once));
             assert_eq!(log.settled(), Settled { upto: n, failed: Vec::new() });
         }
         log.close();
@@ -445,14 +475,40 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_log_takes_no_line_and_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut log, _) = open(folder.path(), 1 << 30);
+        log.append(b"{\"a\":1}\n".to_vec());
+        log.close();
+        for n in [2, 3] {
+            assert_eq!(log.append(b"{\"b\":2}\n".to_vec()), (n, true));
+            let failed = vec![(n, n, "the log is closed".to_owned())];
+            assert_eq!(log.settled(), Settled { upto: n, failed });
+        }
+        assert_eq!(names(folder.path()), ["calls-000001.jsonl.zst"]);
+        assert_eq!(text(&folder.path().join("calls-000001.jsonl.zst")), format!("{OPENING}{{\"a\":1}}\n"));
+    }
+
+    #[test]
+    fn whoever_appends_waits_for_no_slow_disk() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (log, _, mut listen) = open_with(folder.path(), 1 << 30, Durability::Flush);
+        let slow_until = |at| log.shared.writer.lock().expect("no panic").slow_until = Some(at);
+        slow_until(Instant::now() + SLOW_FOR);
+        assert_eq!(write(&log, &mut listen, "{}\n"), (1, false));
+        slow_until(Instant::now());
+        assert_eq!(write(&log, &mut listen, "{}\n"), (2, true));
+    }
+
+    #[test]
     fn a_file_that_came_to_lie_in_the_folder_stays_as_it_is() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
-        let (mut log, _) = open(folder.path(), 40);
+        let (mut log, _, mut listen) = open_with(folder.path(), 40, Durability::Flush);
         fs::write(at("calls-000002.jsonl"), "mine\n").expect("written");
         fs::write(at("calls-000003.jsonl"), "mine too\n").expect("written");
         for n in 1..=2 {
-            log.append(format!("{{\"line\":{n},\"text\":\"0123456789\"}}\n").into_bytes());
+            write(&log, &mut listen, &format!("{{\"line\":{n},\"text\":\"0123456789\"}}\n"));
             assert_eq!(log.settled(), Settled { upto: n, failed: Vec::new() });
         }
         assert_eq!(log.written().0, 2);
@@ -500,10 +556,10 @@ mod tests {
     #[test]
     fn a_number_whose_packed_name_is_taken_is_passed_over() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (mut log, _) = open(folder.path(), 38);
+        let (mut log, _, mut listen) = open_with(folder.path(), 38, Durability::Flush);
         fs::write(folder.path().join("calls-000002.jsonl.zst"), "mine").expect("written");
         for _ in 0..2 {
-            log.append(b"{}\n".to_vec());
+            write(&log, &mut listen, "{}\n");
         }
         log.close();
         let kept = ["calls-000001.jsonl.zst", "calls-000002.jsonl.zst", "calls-000003.jsonl.zst"];
@@ -523,12 +579,12 @@ mod tests {
             folder: folder.path().to_owned(),
             limit: 1000,
             durability: Durability::Flush,
-            wake,
             number: 1,
             segment: Some(Segment { path, file, length: 8, lines: 1 }),
             packers: Vec::new(),
+            slow_until: None,
         };
-        let shared = Shared { queue: Mutex::default(), more: Condvar::new(), writer: Mutex::new(writer) };
+        let shared = Shared { queue: Mutex::default(), more: Condvar::new(), writer: Mutex::new(writer), wake };
         assert_eq!(shared.at_once(b"{\"b\":2}\n".to_vec()), Ok(1));
         let settled = shared.lock().settled.clone();
         assert!(matches!(&settled.failed[..], [(1, 1, _)]), "{settled:?}");
