@@ -514,6 +514,66 @@ def test_what_stays_decoded_is_a_rank_s_share_of_machine_or_container(tmp_path, 
     assert machine.fair_share() == share
 
 
+@pytest.mark.parametrize(
+    ("files", "ranks", "left"),
+    [
+        ({}, None, 1 << 36),
+        ({}, "4", 1 << 34),
+        # Three of four gibibytes are in use, one of them pages of files that nobody asked for lately.
+        (
+            {
+                "memory.max": "4294967296",
+                "memory.current": "3221225472",
+                "memory.stat": "anon 2147483648\ninactive_file 1073741824",
+            },
+            None,
+            1 << 31,
+        ),
+        ({"memory.max": "4294967296", "memory.current": "3221225472"}, None, 1 << 30),
+        ({"memory.max": "4294967296", "memory.current": "3221225472"}, "2", 1 << 29),
+        ({"memory.max": "max", "memory.current": "3221225472"}, None, 1 << 36),
+        ({"memory.max": "4294967296", "memory.current": "4294967297"}, None, 0),
+        # The group above holds others too, and has less left.
+        (
+            {
+                "slice/memory.max": "4294967296",
+                "slice/memory.current": "4026531840",
+                "slice/job/memory.max": "2147483648",
+                "slice/job/memory.current": "1073741824",
+            },
+            None,
+            1 << 28,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "4294967296",
+                "memory/memory.usage_in_bytes": "3221225472",
+                "memory/memory.stat": "inactive_file 5\ntotal_inactive_file 1073741824",
+            },
+            None,
+            1 << 31,
+        ),
+    ],
+)
+def test_what_is_left_of_machine_or_container_is_shared_by_its_ranks(tmp_path, monkeypatch, files, ranks, left):
+    from tito.train import machine, memory
+
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "own").write_text("0::/slice/job\n1:memory:/elsewhere\n")
+    (tmp_path / "meminfo").write_text(
+        f"MemTotal: {1 << 28} kB\nMemAvailable:   {1 << 26} kB\nHugePages_Total:       0\n"
+    )
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if ranks is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert memory.available("cpu") == left
+
+
 def test_json_lines_are_read_by_stretches_and_say_what_parquet_says(tmp_path, monkeypatch):
     from tito.train import lines
 
