@@ -227,6 +227,65 @@ def test_every_record_of_json_lines_says_the_loss_by_the_same_keys(tmp_path):
         TitoSFTDataset(lines)
 
 
+INSIDE = {
+    "output_ids": [8],
+    "loss_spans": [{"start": 1, "end": 2, "weight": 2.0}],
+    "labels": [-100, 8],
+    "loss_mask": [0.0, 1.0],
+    "loss_weights": [0.0, 3.0],
+    "weight": 3.0,
+}
+
+
+@pytest.mark.parametrize("key", INSIDE)
+def test_a_row_that_says_its_loss_inside_metadata_is_refused(tmp_path, key):
+    hint = f"put {key} at the top level of the row, as `tito convert` writes it"
+    row = {"input_ids": [5], "output_ids": [8]}
+    said = {**row, "metadata": {"task": "a", key: INSIDE[key]}}
+    silent = {**row, "metadata": {"task": "a", key: None}}
+    for rows, at in (([said, said], 0), ([row, silent, said], 2)):
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        with pytest.raises(tito.DataError) as error:
+            TitoSFTDataset(tmp_path / "a.jsonl")
+        assert str(error.value).endswith(
+            f"a.jsonl: record {at + 1}: {key} stands inside metadata, where training does not read it"
+        )
+        assert error.value.hint == hint
+        pq.write_table(pa.Table.from_pylist([{"metadata": None, **r} for r in rows]), tmp_path / "a.parquet", 2)
+        with pytest.raises(tito.DataError) as error:
+            TitoSFTDataset(tmp_path / "a.parquet")
+        assert str(error.value).endswith(
+            f"a.parquet: row {at}: {key} stands inside metadata, where training does not read it"
+        )
+        assert error.value.hint == hint
+
+
+def test_a_row_of_ours_with_more_inside_metadata_is_refused(tmp_path, real):
+    first, second, *_ = (real / "turn.jsonl").read_text().splitlines()
+    more = json.dumps({**json.loads(second), "metadata": {"weight": 3}})
+    (tmp_path / "a.jsonl").write_text(f"{first}\n{more}\n")
+    with pytest.raises(tito.DataError, match=r"a\.jsonl: record 2: weight stands inside metadata"):
+        TitoSFTDataset(tmp_path / "a.jsonl")
+
+
+def test_other_metadata_is_welcome(tmp_path):
+    pair = {"input_ids": [5], "output_ids": [8]}
+    values = [{"task": "a", "turn": 3, "weight": None}, "weight", ["weight"], None]
+    for value in values:
+        (tmp_path / "a.jsonl").write_text(json.dumps({**pair, "metadata": value}) + "\n")
+        pq.write_table(pa.Table.from_pylist([{**pair, "metadata": value}]), tmp_path / "a.parquet")
+        for name in ("a.jsonl", "a.parquet"):
+            assert TitoSFTDataset(tmp_path / name)[0]["labels"].tolist() == [-100, 8]
+    kind = pa.map_(pa.string(), pa.float32())
+    for pairs, said in (([("task", 1.0)], None), ([("weight", 3.0)], "row 0: weight stands inside metadata")):
+        path = foreign(tmp_path / "map.parquet", **{k: [v] for k, v in pair.items()}, metadata=pa.array([pairs], kind))
+        if said is None:
+            assert len(TitoSFTDataset(path)) == 1
+            continue
+        with pytest.raises(tito.DataError, match=said):
+            TitoSFTDataset(path)
+
+
 SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("weight", pa.float32())]))
 
 
@@ -453,6 +512,66 @@ def test_what_stays_decoded_is_a_rank_s_share_of_machine_or_container(tmp_path, 
     if ranks is not None:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     assert machine.fair_share() == share
+
+
+@pytest.mark.parametrize(
+    ("files", "ranks", "left"),
+    [
+        ({}, None, 1 << 36),
+        ({}, "4", 1 << 34),
+        # Three of four gibibytes are in use, one of them pages of files that nobody asked for lately.
+        (
+            {
+                "memory.max": "4294967296",
+                "memory.current": "3221225472",
+                "memory.stat": "anon 2147483648\ninactive_file 1073741824",
+            },
+            None,
+            1 << 31,
+        ),
+        ({"memory.max": "4294967296", "memory.current": "3221225472"}, None, 1 << 30),
+        ({"memory.max": "4294967296", "memory.current": "3221225472"}, "2", 1 << 29),
+        ({"memory.max": "max", "memory.current": "3221225472"}, None, 1 << 36),
+        ({"memory.max": "4294967296", "memory.current": "4294967297"}, None, 0),
+        # The group above holds others too, and has less left.
+        (
+            {
+                "slice/memory.max": "4294967296",
+                "slice/memory.current": "4026531840",
+                "slice/job/memory.max": "2147483648",
+                "slice/job/memory.current": "1073741824",
+            },
+            None,
+            1 << 28,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "4294967296",
+                "memory/memory.usage_in_bytes": "3221225472",
+                "memory/memory.stat": "inactive_file 5\ntotal_inactive_file 1073741824",
+            },
+            None,
+            1 << 31,
+        ),
+    ],
+)
+def test_what_is_left_of_machine_or_container_is_shared_by_its_ranks(tmp_path, monkeypatch, files, ranks, left):
+    from tito.train import machine, memory
+
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "own").write_text("0::/slice/job\n1:memory:/elsewhere\n")
+    (tmp_path / "meminfo").write_text(
+        f"MemTotal: {1 << 28} kB\nMemAvailable:   {1 << 26} kB\nHugePages_Total:       0\n"
+    )
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if ranks is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert memory.available("cpu") == left
 
 
 def test_json_lines_are_read_by_stretches_and_say_what_parquet_says(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from tito.train.check_rows import check_fingerprint, check_memory
 from tito.train.machine import memory_limit
 from tito.train.memory import available, estimate
 from trained import record
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config
 
 
 def go(models, data, output, *more, base="qwen3", dry_run=False):
@@ -265,17 +265,46 @@ def test_memory_of_the_reported_recipes(monkeypatch):
     )
     assert 9e9 < small.total < 20e9
     assert small.training == 66_060_288 * 16
+    # In 4 bits are the linear modules alone: not the embedding, nor the head, which is tied to it or a second one.
+    shape = {"hidden_size": 2560, "num_hidden_layers": 36, "intermediate_size": 9728, "vocab_size": 151936}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    inside, table = 3_633_315_840, 151936 * 2560
+    for tied, tables in ((True, 1), (False, 2)):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(Qwen3Config(**shape, **heads, tie_word_embeddings=tied))
+        four = base(sum(p.numel() for p in model.parameters()), 2560, 36, 9728, 151936)
+        four.skeleton = model
+        norms = four.parameters - inside - tables * table
+        assert 0 < norms < 1e6
+        for dtype, each in (("auto", 2), ("bfloat16", 2), ("float32", 4)):
+            given = ["data=x", "output=y", "tune=qlora", f"dtype={dtype}"]
+            qlora = TrainConfig.load("qwen3-4b-lora", given)
+            found = estimate(four, SimpleNamespace(parameters=66_060_288), qlora, length=8192)
+            assert found.weights == each * (tables * table + norms) + int(0.56 * inside)
+            assert found.training == small.training
     full = TrainConfig.load("qwen3.5-9b-full", ["data=x", "output=y"])
     large = estimate(base(9_000_000_000, 4096, 32, 12288, 248320), None, full, length=8192)
     assert large.weights + large.training == 16 * 9_000_000_000
     assert 0 < available("cpu") <= memory_limit()
     # A container that may have a gibibyte, on a machine that has more free.
-    monkeypatch.setattr("tito.train.memory.memory_limit", lambda: 1 << 30)
+    monkeypatch.setattr("tito.train.memory.memory_left", lambda: 1 << 30)
     finding = check_memory(large, "cpu")
     assert (finding.ok, finding.numbers["available"]) == (False, 1 << 30)
     assert finding.text.endswith("GiB estimated, 1.0 GiB there")
-    monkeypatch.setattr("tito.train.memory.memory_limit", lambda: 1 << 50)
-    assert available("cpu") < 1 << 50
+
+
+@pytest.mark.parametrize(("rank", "gpu"), [(None, 0), ("2", 2), ("5", 1)])
+def test_memory_of_a_gpu_is_what_is_free_of_the_rank_s_own(monkeypatch, rank, gpu):
+    free, total, kept, used = 3 << 30, 80 << 30, 2 << 30, 1 << 30
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda at: (free + at, total))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda at: kept)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda at: used)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert available("cuda") == free + gpu + kept - used
 
 
 def test_out_of_memory_in_the_middle(models, rows, tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ again where it was not kept.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from tito.rows import refuse_no_ids
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Stretch", "first_record", "read_stretch", "stretches"]
+__all__ = ["SAYING", "Stretch", "first_record", "read_stretch", "refuse_inside", "stretches"]
 
+SAYING = {"output_ids", "loss_spans", "labels", "loss_mask", "loss_weights", "weight"}
+"""Columns that change what is trained."""
 _IDS = {"input_ids", "output_ids", "labels"}
 # Bytes of text of a stretch, and of those whose values are Python's at a time.
 _STRETCH, _AT_ONCE = 8 << 20, 1 << 20
@@ -58,13 +60,16 @@ def first_record(name: str) -> dict[str, Any] | None:
 
 def read_stretch(name: str, stretch: Stretch, columns: Sequence[str], unsaid: Collection[str], hint: str) -> pa.Table:
     """The columns of a stretch's rows, null where a record says nothing. `DataError` for a record that has a key of
-    `unsaid`, which the first one has not; for what is no JSON object; and for values of another type."""
+    `unsaid`, which the first one has not, or one of `SAYING` inside its `metadata`; for what is no JSON object; and for
+    values of another type."""
     import pyarrow as pa
 
     types = {column: _type(column) for column in columns}
     parts = [pa.schema(types).empty_table()]
     for records in _some(name, stretch):
         for number, record in records.items():
+            if isinstance(inner := record.get("metadata"), dict):
+                refuse_inside(f"{name}: record {number}", inner)
             if more := sorted(unsaid & record.keys()):
                 raise with_hint(
                     DataError(f"{name}: record {number}: {more[0]}, which record 1 has not"),
@@ -82,6 +87,16 @@ def read_stretch(name: str, stretch: Stretch, columns: Sequence[str], unsaid: Co
             place = f"{name}: records {min(records)} to {max(records)}"
             raise with_hint(DataError(f"{place}: {error}"), hint) from None
     return pa.concat_tables(parts)
+
+
+def refuse_inside(place: str, metadata: Mapping[str, Any]) -> None:
+    """`DataError` where `metadata` says what is trained: `tito verify` reads it as part of the row, and training, which
+    reads the row's own keys, would pass over it without a word. A null says nothing."""
+    if said := sorted(key for key in SAYING & metadata.keys() if metadata[key] is not None):
+        raise with_hint(
+            DataError(f"{place}: {said[0]} stands inside metadata, where training does not read it"),
+            f"put {said[0]} at the top level of the row, as `tito convert` writes it",
+        )
 
 
 def _some(name: str, stretch: Stretch) -> Iterator[dict[int, dict[str, Any]]]:

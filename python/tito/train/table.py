@@ -2,8 +2,8 @@
 
 Reads the rows that `tito convert` wrote, and other people's files in which the ids stand as `input_ids` + `output_ids`
 (loss on the outputs, or where `labels` or `loss_mask` say), `input_ids` + `labels`, or `input_ids` + `loss_mask`. Where
-two columns say it, the survey refuses rows in which they disagree. Only the columns that training needs are read.
-Nothing here knows a tokenizer, and no id is ever made.
+two columns say it, the survey refuses rows in which they disagree. A row whose `metadata` says it is refused. Only the
+columns that training needs are read. Nothing here knows a tokenizer, and no id is ever made.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import numpy.typing as npt
 from tito.errors import DataError, with_hint
 from tito.parquet import open_parquet, read_group
 from tito.rows import find_files, looks_like_rows, open_rows
-from tito.train.lines import first_record, read_stretch, stretches
+from tito.train.lines import SAYING, first_record, read_stretch, refuse_inside, stretches
 from tito.train.machine import fair_share
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     Ids = npt.NDArray[np.int32]
     Weights = npt.NDArray[np.float32]
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Group", "Lists", "Table"]
 
 _READ = ("input_ids", "output_ids", "loss_spans", "labels", "loss_mask", "weight", "turn", "calls", "output_logprobs")
-_SAYING = {"output_ids", "loss_spans", "labels", "loss_mask", "loss_weights", "weight"}
-"""Columns that change what is trained."""
+_ROWS_AT_ONCE = 1024
 _SAYS_WHERE = "a file to train on has `input_ids` and `output_ids`, or `input_ids` and `labels`"
 
 
@@ -238,6 +238,7 @@ def _open(name: str) -> tuple[Callable[[int], pa.Table], list[int]]:
         return _lines(name)
     file = open_parquet(name)
     have = file.schema_arrow.names
+    _refuse_inside(name, file)
     _refuse_silent(name, have)
     columns = [column for column in _READ if column in have]
     groups = file.metadata
@@ -245,6 +246,26 @@ def _open(name: str) -> tuple[Callable[[int], pa.Table], list[int]]:
         lambda number: read_group(name, file, number, columns),
         [groups.row_group(n).num_rows for n in range(groups.num_row_groups)],
     )
+
+
+def _refuse_inside(name: str, file: pq.ParquetFile) -> None:
+    """`refuse_inside` for a column `metadata` of structs or maps. Of structs only the fields in question are read."""
+    import pyarrow as pa
+
+    if "metadata" not in file.schema_arrow.names:
+        return
+    kind = file.schema_arrow.field("metadata").type
+    if pa.types.is_struct(kind):
+        columns = [f"metadata.{kind.field(at).name}" for at in range(kind.num_fields) if kind.field(at).name in SAYING]
+    else:
+        columns = ["metadata"] if pa.types.is_map(kind) else []
+    row = 0
+    for number in range(file.metadata.num_row_groups) if columns else ():
+        for batch in read_group(name, file, number, columns).to_batches(max_chunksize=_ROWS_AT_ONCE):
+            for inner in batch.column("metadata"):
+                if (said := inner.as_py()) is not None:
+                    refuse_inside(f"{name}: row {row}", dict(said))
+                row += 1
 
 
 def _refuse_silent(name: str, have: list[str]) -> None:
@@ -266,8 +287,11 @@ def _refuse_silent(name: str, have: list[str]) -> None:
 def _lines(name: str) -> tuple[Callable[[int], pa.Table], list[int]]:
     if (first := first_record(name)) is None:
         raise with_hint(DataError(f"{name}: the file is empty"), _SAYS_WHERE)
+    if isinstance(inner := first.get("metadata"), dict):
+        # Said before the record is told to say nothing.
+        refuse_inside(f"{name}: record 1", inner)
     _refuse_silent(name, list(first))
-    columns, unsaid = [column for column in _READ if column in first], _SAYING - first.keys()
+    columns, unsaid = [column for column in _READ if column in first], SAYING - first.keys()
     parts = stretches(name)
     return (
         lambda number: read_stretch(name, parts[number], columns, unsaid, _SAYS_WHERE),
