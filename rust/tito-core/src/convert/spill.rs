@@ -20,10 +20,15 @@ use std::path::Path;
 
 /// Spills up to this size stay in memory.
 const IN_MEMORY: usize = 16 << 20;
-/// Ids of last calls that are kept to compare with (32 MiB).
-const LIVE_IDS: usize = 8 << 20;
-/// How many rollouts that are.
-const LIVE_ROLLOUTS: usize = 4096;
+/// What is kept in memory of the last calls, to compare with.
+#[derive(Debug, Clone, Copy)]
+struct Most {
+    ids: usize,
+    rollouts: usize,
+}
+
+/// 32 MiB of ids.
+const LIVE: Most = Most { ids: 8 << 20, rollouts: 4096 };
 /// Set in [`Entry::ids`] where the prompt stands whole.
 const WHOLE: u32 = 1 << 31;
 
@@ -103,6 +108,7 @@ struct Live {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Spill {
+    most: Most,
     memory: Vec<u8>,
     file: Option<File>,
     written: u64,
@@ -119,7 +125,12 @@ pub(super) struct Spill {
 impl Spill {
     /// An empty one; its file, if it needs one, is made in `folder` and has no name.
     pub(super) fn new(folder: &Path) -> Self {
+        Self::keeping(LIVE, folder)
+    }
+
+    fn keeping(most: Most, folder: &Path) -> Self {
         Self {
+            most,
             memory: Vec::new(),
             file: None,
             written: 0,
@@ -192,12 +203,19 @@ impl Spill {
         if whole {
             live.since = ids;
         }
-        live.ids.truncate(shared);
-        // Doubled room would hold twice what is counted: 66 MB, not 33, of a dump of long calls.
-        live.ids.reserve_exact(new.len() + output.len());
-        live.ids.extend_from_slice(new);
-        live.ids.extend_from_slice(output);
-        self.keep_live(rollout, live);
+        // A list that alone is beyond the bound would drive out all others and itself stay: the rollout's next call
+        // stands whole.
+        if ids <= self.most.ids {
+            live.ids.truncate(shared);
+            // Doubled room would hold twice what is counted: 66 MB, not 33, of a dump of long calls.
+            live.ids.reserve_exact(new.len() + output.len());
+            live.ids.extend_from_slice(new);
+            live.ids.extend_from_slice(output);
+            if live.ids.capacity() / 2 > ids {
+                live.ids.shrink_to_fit();
+            }
+            self.keep_live(rollout, live);
+        }
         Ok(())
     }
 
@@ -207,19 +225,22 @@ impl Spill {
         live.touched = self.clock;
         self.live.insert(rollout, live);
         self.queue.push_back((self.clock, rollout));
-        // An entry of the queue whose rollout was touched again is stale: that rollout stands further back.
-        while self.live_ids > LIVE_IDS || self.live.len() > LIVE_ROLLOUTS || self.queue.len() > 2 * LIVE_ROLLOUTS {
+        // The last entry is this rollout's. One taken from the queue that stayed live could never be driven out.
+        while self.queue.len() > 1 && self.is_full() {
             let Some((clock, oldest)) = self.queue.pop_front() else { break };
-            if clock != self.clock
-                && self.live.get(&oldest).is_some_and(|live| live.touched == clock)
+            // An entry whose rollout was touched again is stale: that rollout stands further back.
+            if self.live.get(&oldest).is_some_and(|live| live.touched == clock)
                 && let Some(live) = self.live.remove(&oldest)
             {
                 self.live_ids -= live.ids.capacity();
             }
-            if self.queue.is_empty() {
-                break;
-            }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.live_ids > self.most.ids
+            || self.live.len() > self.most.rollouts
+            || self.queue.len() > 2 * self.most.rollouts
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -290,4 +311,121 @@ impl Shelf {
 
 fn broken(error: postcard::Error) -> Error {
     Error::check(format!("the spill cannot be read back: {error}"), "this is a bug in tito; please report it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: Most = Most { ids: 1000, rollouts: 8 };
+
+    /// A spill and what was pushed into it: rollout, prompt, output.
+    struct Pushed {
+        spill: Spill,
+        calls: Vec<(u32, Vec<Id>, Vec<Id>)>,
+    }
+
+    impl Pushed {
+        fn new() -> Self {
+            Self { spill: Spill::keeping(MOST, &std::env::temp_dir()), calls: Vec::new() }
+        }
+
+        /// A call whose prompt begins with `shared` ids that are the same in every call of the rollout.
+        fn push(&mut self, rollout: u32, shared: usize, new: usize, output: usize) {
+            let n = self.calls.len() as Id;
+            let own = |from: usize, length: usize| (from..from + length).map(move |at| 1000 * n + at as Id);
+            let prompt: Vec<Id> = (0..shared as Id).map(|id| 7 * id + rollout as Id).chain(own(0, new)).collect();
+            let output: Vec<Id> = own(new, output).collect();
+            let mut parsed = Parsed::default();
+            parsed.prompts.values.clone_from(&prompt);
+            parsed.outputs.values.clone_from(&output);
+            let call =
+                Call { prompt: Some(0..prompt.len()), output: Some(0..output.len()), record: 1, ..Call::default() };
+            let piece = Piece {
+                who: Who::default(),
+                calls: 0..1,
+                complete: false,
+                numbered: false,
+                scope: "".into(),
+                file: "a".into(),
+                format: FORMATS[0].name,
+            };
+            let sighted = Sighted {
+                call: &call,
+                file: &piece.file,
+                format: piece.format,
+                identity: None,
+                digest: Digest::of(&prompt, &output),
+                turn: None,
+                retried: false,
+                skip: None,
+            };
+            self.spill.push(rollout, &parsed, &piece, &sighted).expect("memory");
+            self.calls.push((rollout, prompt, output));
+            self.is_bounded();
+        }
+
+        fn is_bounded(&self) {
+            let spill = &self.spill;
+            let room: usize = spill.live.values().map(|live| live.ids.capacity()).sum();
+            assert_eq!(room, spill.live_ids);
+            assert!(room <= MOST.ids, "{room} ids in memory");
+            assert!(spill.live.len() <= MOST.rollouts && spill.queue.len() <= 2 * MOST.rollouts);
+            for (rollout, live) in &spill.live {
+                assert!(spill.queue.contains(&(live.touched, *rollout)), "{rollout} can never be driven out");
+            }
+        }
+
+        /// Reads all of it back, and gives how many calls of each rollout stand whole.
+        fn read_back(self) -> HashMap<u32, usize> {
+            let shelf = self.spill.seal(&Settled::default()).expect("memory");
+            let mut calls = self.calls;
+            calls.sort_by_key(|(rollout, ..)| *rollout);
+            assert_eq!(shelf.index.len(), calls.len());
+            let (mut whole, mut before, mut buffer) = (HashMap::new(), Vec::new(), Vec::new());
+            for (entry, (rollout, prompt, output)) in shelf.index.iter().zip(calls) {
+                let arrays = shelf.arrays(entry, &mut buffer).expect("memory");
+                assert_eq!((entry.rollout, entry.ids()), (rollout, prompt.len() + output.len()));
+                assert!(!entry.is_whole() || arrays.shared == 0);
+                let ids =
+                    |bytes: &[u8]| -> Vec<Id> { bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect() };
+                before.truncate(arrays.shared);
+                before.extend(ids(arrays.new));
+                assert_eq!(before, prompt);
+                assert_eq!(ids(arrays.output), output);
+                before.extend(output);
+                *whole.entry(rollout).or_insert(0) += usize::from(entry.is_whole());
+            }
+            whole
+        }
+    }
+
+    #[test]
+    fn a_call_beyond_the_bound_is_not_kept_and_those_behind_it_stay_within() {
+        let mut pushed = Pushed::new();
+        pushed.push(0, 100, 0, 10);
+        pushed.push(1, 100, 0, 10);
+        pushed.push(0, 110, 4000, 10);
+        for rollout in (0..40).chain(0..40) {
+            pushed.push(rollout, 120, 5, 10);
+            pushed.push(rollout, 130, 5, 10);
+        }
+        let whole = pushed.read_back();
+        // Behind the large call, and where the rollout comes up again: others have driven it out.
+        assert_eq!(whole[&0], 3);
+        // The large call drove out none.
+        assert_eq!(whole[&1], 2);
+        assert_eq!(whole[&2], 2);
+    }
+
+    #[test]
+    fn a_rollout_that_begins_anew_gives_back_its_room() {
+        let mut pushed = Pushed::new();
+        pushed.push(0, 900, 0, 50);
+        pushed.push(0, 20, 0, 10);
+        assert!(pushed.spill.live_ids < 100);
+        (1..5).for_each(|rollout| pushed.push(rollout, 190, 0, 10));
+        pushed.push(0, 30, 0, 10);
+        assert_eq!(pushed.read_back()[&0], 1);
+    }
 }

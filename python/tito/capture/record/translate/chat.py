@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from tito.capture.record.errors import CallError, said
 from tito.errors import UsageError
 
-__all__ = ["Translated", "answer_parts", "event", "objects", "refuse", "texts"]
+__all__ = ["Translated", "answer_parts", "event", "objects", "only", "refuse", "text_of", "texts"]
+
+# Of a part of text: what a reply told of it, what caches are told, and what clients made of it.
+_TEXT = frozenset(
+    {"type", "text", "annotations", "logprobs", "citations", "parsed", "parsed_output"}
+    | {"cache_control", "prompt_cache_breakpoint"}
+)
 
 # What comes of a value of another type than was thought.
 _ODD = (AttributeError, LookupError, TypeError, ValueError)
@@ -39,6 +45,23 @@ def objects(value: Any, where: str) -> list[dict[str, Any]]:
     return value
 
 
+def only(value: dict[str, Any], names: Container[str], where: str, **harmless: tuple[Any, ...]) -> None:
+    """`UsageError` for a member that is not in `names`: it would be left out. Null says nothing, nor does a value that
+    `harmless` gives for its name: what holds where the member is missing.
+
+    >>> only({"effort": "low", "mode": "standard", "context": None}, ("effort",), "reasoning", mode=("standard",))
+    """
+    for name, given in value.items():
+        if name not in names and given is not None and given not in harmless.get(name, ()):
+            raise refuse(repr(f"{where}.{name}" if where else name))
+
+
+def text_of(part: dict[str, Any], where: str) -> str:
+    """The text of a part of text."""
+    only(part, _TEXT, where)
+    return str(part.get("text", ""))
+
+
 def texts(content: Any, kinds: tuple[str, ...], where: str) -> str | None:
     """The text of a content that must hold nothing else; None where it holds something else.
 
@@ -50,7 +73,7 @@ def texts(content: Any, kinds: tuple[str, ...], where: str) -> str | None:
     if not isinstance(content, list):
         raise UsageError(f"{where}: a text or a list of parts")
     parts = [part for part in content if isinstance(part, dict) and part.get("type") in kinds]
-    return "".join(str(part.get("text", "")) for part in parts) if len(parts) == len(content) else None
+    return "".join(text_of(part, where) for part in parts) if len(parts) == len(content) else None
 
 
 def answer_parts(message: dict[str, Any]) -> tuple[str, str, list[dict[str, Any]]]:

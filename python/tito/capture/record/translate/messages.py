@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tito.capture.record.errors import CallError
-from tito.capture.record.translate.chat import Translated, answer_parts, event, objects, refuse, texts
+from tito.capture.record.translate.chat import Translated, answer_parts, event, objects, only, refuse, text_of, texts
 from tito.errors import UsageError
 
 __all__ = ["Messages"]
@@ -16,6 +16,10 @@ _SAME = ("model", "max_tokens", "temperature", "top_p", "top_k", "chat_template_
 _READ = frozenset({*_SAME, "messages", "system", "tools", "tool_choice", "stop_sequences", "stream", "thinking"})
 # What says nothing of the sample.
 _SILENT = frozenset({"metadata", "service_tier", "betas", "inference_geo", "cache_control"})
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+# Clients must name a budget with `enabled`, and it is a target: engines think as long as they think. What is displayed
+# is shown in any case.
+_THINKING = frozenset({"type", "budget_tokens", "display"})
 _STOP = {"length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -42,8 +46,7 @@ class Messages(Translated):
 
     def to_chat(self, asked: dict[str, Any]) -> dict[str, Any]:
         """See `Translated`."""
-        if unknown := [name for name in asked if name not in _READ | _SILENT]:
-            raise refuse(f"{unknown[0]!r}")
+        only(asked, _READ | _SILENT, "")
         chat: dict[str, Any] = {name: asked.get(name) for name in _SAME}
         messages: list[dict[str, Any]] = []
         if (system := asked.get("system")) is not None:
@@ -56,13 +59,14 @@ class Messages(Translated):
         if asked.get("tools"):
             chat["tools"] = [_tool(tool) for tool in objects(asked["tools"], "tools")]
         if choice := asked.get("tool_choice"):
-            names = {"auto": "auto", "any": "required", "none": "none"}
-            named = {"type": "function", "function": {"name": choice.get("name")}}
-            chat["tool_choice"] = names.get(choice.get("type"), named)
+            chat["tool_choice"] = _choice(choice)
             if choice.get("disable_parallel_tool_use"):
                 chat["parallel_tool_calls"] = False
         if thinking := asked.get("thinking"):
-            switch = {"enable_thinking": thinking.get("type") != "disabled"}
+            only(thinking, _THINKING, "thinking")
+            if (kind := thinking.get("type")) not in ("enabled", "adaptive", "disabled"):
+                raise refuse(f"thinking of type {kind!r}")
+            switch = {"enable_thinking": kind != "disabled"}
             chat["chat_template_kwargs"] = switch | (asked.get("chat_template_kwargs") or {})
         return chat
 
@@ -145,10 +149,25 @@ class Messages(Translated):
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
-    if tool.get("type", "custom") != "custom":
+    if (tool.get("type") or "custom") != "custom":
         raise refuse(f"the tool {tool.get('type')!r}")
-    kept = {"name": tool.get("name"), "description": tool.get("description"), "parameters": tool.get("input_schema")}
-    return {"type": "function", "function": {name: value for name, value in kept.items() if value is not None}}
+    names = {"name": "name", "description": "description", "input_schema": "parameters", "strict": "strict"}
+    silent = {"type", "cache_control", "eager_input_streaming"}
+    only(tool, names.keys() | silent, "tools", defer_loading=(False,), allowed_callers=(["direct"],))
+    kept = {said: tool[name] for name, said in names.items() if tool.get(name) is not None}
+    return {"type": "function", "function": kept}
+
+
+def _choice(choice: dict[str, Any]) -> str | dict[str, Any]:
+    only(choice, ("type", "name", "disable_parallel_tool_use"), "tool_choice")
+    kind, name = choice.get("type"), choice.get("name")
+    if kind == "tool":
+        if not isinstance(name, str):
+            raise UsageError(f"tool_choice: {name!r} is no name of a tool")
+        return {"type": "function", "function": {"name": name}}
+    if kind not in _CHOICES:
+        raise refuse(f"the tool choice {kind!r}")
+    return _CHOICES[kind]
 
 
 def _input(function: dict[str, Any]) -> Any:
@@ -161,6 +180,7 @@ def _input(function: dict[str, Any]) -> Any:
 
 def _message(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """One message; the results of tools become messages of their own, before what the user says."""
+    only(message, ("role", "content"), "messages")
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant", "system"):
         raise UsageError(f"messages: {role!r} is no role")
@@ -172,18 +192,18 @@ def _message(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for block in objects(content, "messages: content"):
         kind = block.get("type")
         if kind == "text":
-            said.append({"type": "text", "text": block.get("text", "")})
+            said.append({"type": "text", "text": text_of(block, kind)})
         elif kind == "thinking":
+            only(block, ("type", "thinking", "signature", "cache_control"), kind)
             thinking += block.get("thinking", "")
         elif kind == "tool_use":
+            only(block, ("type", "id", "name", "input", "cache_control"), kind, caller=({"type": "direct"},))
             function = {"name": block.get("name"), "arguments": json.dumps(block.get("input") or {})}
             calls.append({"id": block.get("id"), "type": "function", "function": function})
         elif kind == "tool_result":
-            result = texts(block.get("content") or "", ("text",), "tool_result")
-            if result is None:
-                raise refuse("a tool result with something other than text")
-            yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result}
+            yield _result(block)
         elif kind == "image" and role == "user":
+            only(block, ("type", "source", "cache_control"), kind)
             said.append({"type": "image_url", "image_url": {"url": _image(block.get("source") or {})}})
         else:
             raise refuse(f"a block of type {kind!r}")
@@ -199,7 +219,19 @@ def _message(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"role": role, "content": words}
 
 
+def _result(block: dict[str, Any]) -> dict[str, Any]:
+    only(block, ("type", "tool_use_id", "content", "is_error", "cache_control"), "tool_result")
+    result = texts(block.get("content") or "", ("text",), "tool_result")
+    if result is None:
+        raise refuse("a tool result with something other than text")
+    if block.get("is_error"):
+        # Chat has no member for it, and the model must not take a failure for a result.
+        result = f"Error: {result}"
+    return {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result}
+
+
 def _image(source: dict[str, Any]) -> str:
+    only(source, ("type", "media_type", "data", "url"), "image.source")
     if source.get("type") == "base64":
         return f"data:{source.get('media_type')};base64,{source.get('data')}"
     if source.get("type") == "url":

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tito.capture.record.errors import CallError, chat_error
-from tito.capture.record.translate.chat import Translated, answer_parts, event, objects, refuse, texts
+from tito.capture.record.translate.chat import Translated, answer_parts, event, objects, only, refuse, text_of, texts
+from tito.errors import UsageError
 
 __all__ = ["Responses"]
 
@@ -21,6 +22,14 @@ _SILENT = frozenset(
     {"metadata", "store", "include", "service_tier", "safety_identifier", "stream_options", "truncation", "background"}
     | {"prompt_cache_key", "prompt_cache_retention", "client_metadata"}
 )
+# What an item says of itself, not to the model. The name beside a result is that of the call it answers.
+_ITEM = frozenset({"type", "id", "status"})
+_ITEMS = {
+    "message": _ITEM | {"role", "content"},
+    "function_call": _ITEM | {"call_id", "name", "arguments", "parsed_arguments"},
+    "function_call_output": _ITEM | {"call_id", "output", "name"},
+    "reasoning": _ITEM | {"content", "summary"},
+}
 _TEXTS = ("input_text", "output_text", "text")
 
 
@@ -48,8 +57,7 @@ class Responses(Translated):
 
     def to_chat(self, asked: dict[str, Any]) -> dict[str, Any]:
         """See `Translated`."""
-        if unknown := [name for name in asked if name not in _READ | _SILENT and asked[name] is not None]:
-            raise refuse(f"{unknown[0]!r}")
+        only(asked, _READ | _SILENT, "")
         if asked.get("background") or asked.get("truncation") not in (None, "disabled"):
             raise refuse("a request in the background, or one that may be cut")
         self.asked = asked
@@ -65,17 +73,20 @@ class Responses(Translated):
         chat["messages"] = messages
         if asked.get("tools"):
             chat["tools"] = [_tool(tool) for tool in objects(asked["tools"], "tools")]
-        choice = asked.get("tool_choice")
-        if isinstance(choice, dict):
-            if choice.get("type") != "function":
-                raise refuse(f"the tool choice {choice.get('type')!r}")
-            choice = {"type": "function", "function": {"name": choice.get("name")}}
-        chat["tool_choice"] = choice if asked.get("tools") else None
-        if effort := (asked.get("reasoning") or {}).get("effort"):
-            chat["reasoning_effort"] = effort
-        if (form := (asked.get("text") or {}).get("format")) and form.get("type") != "text":
-            schema = {key: value for key, value in form.items() if key != "type"}
-            chat["response_format"] = {"type": form["type"], **({"json_schema": schema} if schema else {})}
+        choice = _choice(asked.get("tool_choice"))
+        if not asked.get("tools"):
+            if choice not in (None, "auto", "none"):
+                raise refuse("a tool that must be called, and no tools,")
+            choice = None
+        chat["tool_choice"] = choice
+        if reasoning := asked.get("reasoning"):
+            # A summary is made of what was thought. All that comes back goes to the model.
+            silent = ("effort", "summary", "generate_summary")
+            only(reasoning, silent, "reasoning", context=("auto", "all_turns"), mode=("standard",))
+            chat["reasoning_effort"] = reasoning.get("effort")
+        if text := asked.get("text"):
+            only(text, ("format",), "text", verbosity=("medium",))
+            chat["response_format"] = _format(text.get("format") or {})
         return chat
 
     def from_chat(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -225,16 +236,46 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": []}
 
 
+def _choice(choice: Any) -> Any:
+    if not isinstance(choice, dict):
+        if choice not in (None, "auto", "none", "required"):
+            raise refuse(f"the tool choice {choice!r}")
+        return choice
+    if choice.get("type") != "function":
+        raise refuse(f"the tool choice {choice.get('type')!r}")
+    only(choice, ("type", "name"), "tool_choice")
+    if not isinstance(name := choice.get("name"), str):
+        raise UsageError(f"tool_choice: {name!r} is no name of a tool")
+    return {"type": "function", "function": {"name": name}}
+
+
+def _format(form: dict[str, Any]) -> dict[str, Any] | None:
+    kind = form.get("type", "text")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise refuse(f"the text format {kind!r}")
+    names = ("name", "schema", "description", "strict") if kind == "json_schema" else ()
+    only(form, ("type", *names), "text.format")
+    schema = {name: form[name] for name in names if form.get(name) is not None}
+    if kind == "text":
+        return None
+    return {"type": kind} | ({"json_schema": schema} if schema else {})
+
+
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     if tool.get("type") != "function":
         raise refuse(f"the tool {tool.get('type')!r}")
-    kept = {name: tool[name] for name in ("name", "description", "parameters", "strict") if tool.get(name) is not None}
+    names = ("name", "description", "parameters", "strict")
+    only(tool, ("type", *names), "tools", defer_loading=(False,), allowed_callers=(["direct"],))
+    kept = {name: tool[name] for name in names if tool.get(name) is not None}
     return {"type": "function", "function": kept}
 
 
 def _item(item: dict[str, Any], messages: list[dict[str, Any]]) -> None:
     """Adds one item of the input; what one turn of the model is in items, is one message."""
     kind = item.get("type", "message")
+    if kind not in _ITEMS:
+        raise refuse(f"an item of type {kind!r}")
+    only(item, _ITEMS[kind], kind, caller=({"type": "direct"},))
     if kind == "message":
         role = {"developer": "system"}.get(str(item.get("role")), item.get("role"))
         content = _content(item.get("content"))
@@ -252,14 +293,12 @@ def _item(item: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         if output is None:
             raise refuse("a tool result with something other than text")
         messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": output})
-    elif kind == "reasoning":
+    else:
         parts = item.get("content") or item.get("summary") or []
-        text = "".join(str(part.get("text", "")) for part in parts)
+        text = "".join(text_of(part, kind) for part in parts)
         if text:
             # Engines differ in the name they read.
             _turn(messages, new=True).update(reasoning=text, reasoning_content=text)
-    else:
-        raise refuse(f"an item of type {kind!r}")
 
 
 def _turn(messages: list[dict[str, Any]], *, new: bool = False) -> dict[str, Any]:
@@ -272,12 +311,14 @@ def _turn(messages: list[dict[str, Any]], *, new: bool = False) -> dict[str, Any
 def _content(content: Any) -> Any:
     if (text := texts(content, _TEXTS, "input")) is not None:
         return text
-    parts = []
+    parts: list[dict[str, Any]] = []
     for part in objects(content, "input: content"):
         if part.get("type") in _TEXTS:
-            parts.append({"type": "text", "text": part.get("text", "")})
+            parts.append({"type": "text", "text": text_of(part, part["type"])})
         elif part.get("type") == "input_image" and part.get("image_url"):
-            parts.append({"type": "image_url", "image_url": {"url": part["image_url"]}})
+            only(part, ("type", "image_url", "detail", "prompt_cache_breakpoint"), "input_image")
+            image = {"url": part["image_url"], "detail": part.get("detail")}
+            parts.append({"type": "image_url", "image_url": {name: said for name, said in image.items() if said}})
         else:
             raise refuse(f"a part of type {part.get('type')!r}")
     return parts
