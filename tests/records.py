@@ -40,7 +40,7 @@ def ask(url, messages=HELLO, *, headers=None, **options):
 def post(url, body=None):
     """What a route that takes JSON answers."""
     request = urllib.request.Request(url, json.dumps(body).encode() if body is not None else b"", method="POST")
-    with urllib.request.urlopen(request) as reply:
+    with urllib.request.urlopen(request, timeout=30) as reply:
         return json.loads(reply.read())
 
 

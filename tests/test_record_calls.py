@@ -19,7 +19,7 @@ def post(url, path, body, headers=None):
     sent = {"Content-Type": "application/json", **(headers or {})}
     request = urllib.request.Request(url + path, json.dumps(body).encode(), sent)
     try:
-        with urllib.request.urlopen(request) as reply:
+        with urllib.request.urlopen(request, timeout=30) as reply:
             return reply.status, reply.headers, reply.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()

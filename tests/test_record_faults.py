@@ -20,8 +20,10 @@ from scripted_engine import FAULTS, MODEL, ScriptedEngine, _Answer
 from tito.capture.record.app import Recorder
 from tito.capture.record.call import Exchange
 from tito.capture.record.engine import Engine
+from tito.capture.record.late import Late
 from tito.capture.record.log import Log, NotWrittenError
 from tito.capture.record.options import Options, Upstream
+from tito.capture.record.session import Sessions
 
 NO_IDS = (
     "the reply has no prompt ids: the engine must know `return_token_ids` (vLLM 0.10.2 or later); see "
@@ -272,9 +274,9 @@ def lost(monkeypatch):
     """Kinds of records of which the next one is not written."""
     kinds, append = [], Log.append
 
-    def failing(log, kind, *more):
-        if kind not in kinds:
-            return append(log, kind, *more)
+    def failing(log, line, *more):
+        if (kind := json.loads(line)["type"]) not in kinds:
+            return append(log, line, *more)
         kinds.remove(kind)
         future = log._loop.create_future()
         future.set_exception(NotWrittenError("No space left on device"))
@@ -338,6 +340,8 @@ def test_a_begin_whose_answer_nobody_got_is_answered_again(tmp_path, slow_disk):
         with socket.create_connection((place.hostname, place.port)) as made:
             made.sendall(f"POST {place.path}/begin HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
             time.sleep(0.3)
+            # Whose client still waits is nobody else's to begin, in the same words or in others.
+            refused(f"{at}/begin")
         time.sleep(0.2)
         slow_disk.ready.set()
         refused(f"{at}/begin", {"agent": "another"})
@@ -544,3 +548,41 @@ def test_an_engine_is_looked_for_once_a_second(tmp_path, monkeypatch):
         assert len(looks) == 1
         list(pool.map(lambda _: ask(url), range(4)))
         assert len(looks) == 2
+
+
+def test_a_call_that_could_not_be_placed_fails_and_the_next_one_does_not(tmp_path, monkeypatch):
+    place = Sessions.place
+
+    def failing(sessions, tags, *more):
+        if tags.session == "bad":
+            raise ZeroDivisionError
+        return place(sessions, tags, *more)
+
+    monkeypatch.setattr(Sessions, "place", failing)
+    with recorder(tmp_path) as (url, _, _):
+        for stream in (False, True):
+            with pytest.raises(openai.InternalServerError):
+                list(ask(url, headers={"x-tito-session": "bad"}, stream=stream))
+            ask(url, headers={"x-tito-session": "good"})
+        assert outcomes(url) == {"internal_error": 2, "recorded": 2}
+    assert [call["session_id"] for call in lines(tmp_path, "call")] == ["good", "good"]
+
+
+def test_what_is_left_for_later_is_done_in_order_and_whatever_fails():
+    done, told = [], []
+
+    async def run():
+        late = Late()
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(type(what["exception"])))
+        late.leave(lambda: done.append(1))
+        late.leave(lambda: 1 / 0)
+        late.leave(lambda: done.append(2))
+        assert (late.next(), done) == (True, [1])
+        late.catch_up()
+        assert (late.next(), done, told) == (False, [1, 2], [ZeroDivisionError])
+        late.leave(lambda: done.append(3))
+        assert done == [1, 2]
+        await asyncio.sleep(0.1)
+
+    asyncio.run(run())
+    assert done == [1, 2, 3]

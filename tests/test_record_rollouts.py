@@ -135,12 +135,12 @@ def test_an_end_that_could_not_be_written_can_be_told_again(tmp_path):
     class Written:
         full, ends = False, []
 
-        def append(self, kind, head):
+        def append(self, line):
             future = asyncio.get_running_loop().create_future()
             if self.full:
                 future.set_exception(NotWrittenError("full"))
             else:
-                self.ends.append(head["attempt"])
+                self.ends.append(json.loads(line)["attempt"])
                 future.set_result(None)
             return future
 

@@ -427,7 +427,13 @@ class Reply:
     def usage(self) -> bool:
         """It tells the number of output ids."""
     @property
-    def choices(self) -> list[tuple[int | None, int | None, str | None, bool, int, bool, str]]:
+    def failed(self) -> bool:
+        """The engine reports a failure of one of its choices."""
+    @property
+    def output_ids(self) -> int:
+        """Of all choices."""
+    @property
+    def choices(self) -> tuple[tuple[int | None, int | None, str | None, bool, int, bool, str], ...]:
         """Of each: prompt ids, output ids (None: there are none), why they may not be used, whether the engine reports
         a failure, the message's hash, whether it calls tools, its text."""
 
@@ -443,6 +449,9 @@ class EventStream:
     @property
     def held(self) -> bytes:
         """What was held back: the events from the last finish reason on."""
+    @property
+    def over(self) -> bool:
+        """Nothing more is to come: the reply is done, or cannot be read."""
     @property
     def done(self) -> bool:
         """``[DONE]`` came."""

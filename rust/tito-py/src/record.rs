@@ -3,7 +3,7 @@
 
 use crate::errors::{raise, usage};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyTuple};
 use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -98,6 +98,8 @@ pub fn strip_reply<'py>(py: Python<'py>, body: &[u8]) -> PyResult<Bound<'py, PyB
 #[pyclass(frozen, module = "tito._core")]
 pub struct Reply {
     inner: core::Reply,
+    /// Made once: they are looked at several times while a client waits.
+    choices: Py<PyTuple>,
 }
 
 type ReplyChoice = (Option<usize>, Option<usize>, Option<String>, bool, u64, bool, String);
@@ -106,8 +108,11 @@ type ReplyChoice = (Option<usize>, Option<usize>, Option<String>, bool, u64, boo
 impl Reply {
     #[new]
     fn new(py: Python<'_>, body: &[u8]) -> PyResult<Self> {
-        let read = py.detach(|| core::verify(body));
-        Ok(Self { inner: read.map_err(|f| fault(py, "the reply", &f))? })
+        let inner = py.detach(|| core::verify(body)).map_err(|f| fault(py, "the reply", &f))?;
+        let of = |c: &core::ReplyChoice| (c.prompt, c.output, c.bad.clone(), c.failed, c.hash, c.calls, c.text.clone());
+        let choices: Vec<ReplyChoice> = inner.choices.iter().map(of).collect();
+        let choices = PyTuple::new(py, choices)?.unbind();
+        Ok(Self { inner, choices })
     }
     #[getter]
     fn id(&self) -> Option<&str> {
@@ -118,9 +123,16 @@ impl Reply {
         self.inner.usage
     }
     #[getter]
-    fn choices(&self) -> Vec<ReplyChoice> {
-        let of = |c: &core::ReplyChoice| (c.prompt, c.output, c.bad.clone(), c.failed, c.hash, c.calls, c.text.clone());
-        self.inner.choices.iter().map(of).collect()
+    fn failed(&self) -> bool {
+        self.inner.choices.iter().any(|c| c.failed)
+    }
+    #[getter]
+    fn output_ids(&self) -> usize {
+        self.inner.choices.iter().filter_map(|c| c.output).sum()
+    }
+    #[getter]
+    fn choices<'py>(&self, py: Python<'py>) -> Bound<'py, PyTuple> {
+        self.choices.bind(py).clone()
     }
 }
 
@@ -151,6 +163,11 @@ impl EventStream {
     #[getter]
     fn held<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, self.lock().held())
+    }
+    #[getter]
+    fn over(&self) -> bool {
+        let inner = self.lock();
+        inner.done() || inner.fault().is_some()
     }
     #[getter]
     fn done(&self) -> bool {

@@ -21,7 +21,8 @@ from tito._core import __version__
 from tito.capture.record.call import Dialect, Exchange, OpenAI, sent_headers
 from tito.capture.record.engine import KEPT_SECONDS, Engine, find_engine
 from tito.capture.record.errors import CallError, client_gone, said
-from tito.capture.record.log import Log, NotWrittenError, when_settled
+from tito.capture.record.late import Late
+from tito.capture.record.log import Log, NotWrittenError, line, when_settled
 from tito.capture.record.options import Options
 from tito.capture.record.session import Mark, Rollout, Sessions
 from tito.capture.record.stats import Stats
@@ -52,6 +53,7 @@ class Recorder:
         self.options = options
         self.stats = Stats()
         self.sessions = Sessions(self._opened)
+        self.late = Late()
         self.engine = Engine("other")
         self._looking = asyncio.Lock()
         self._looked = float("-inf")
@@ -104,6 +106,7 @@ class Recorder:
         if self._runner is not None:
             await self._runner.cleanup()
         await self.client.close()
+        self.late.catch_up()
         self.log.close()
         # Calls whose clients left are counted when their records are settled: in the loop's next round.
         await asyncio.sleep(0)
@@ -121,7 +124,7 @@ class Recorder:
                 self._marked(mark, None)
                 continue
             head = {**reply.tags.record(), "call_id": reply.call_id, "mark": mark.mark, "kind": mark.kind}
-            when_settled(self.log.append("mark", head), partial(self._marked, mark))
+            when_settled(self.log.append(line("mark", head)), partial(self._marked, mark))
 
     def _marked(self, mark: Mark, failed: str | None) -> None:
         if failed is None:
@@ -133,7 +136,7 @@ class Recorder:
         def settled(failed: str | None) -> None:
             rollout.told = failed is None
 
-        when_settled(self.log.append("begin", rollout.tags.record()), settled)
+        when_settled(self.log.append(line("begin", rollout.tags.record())), settled)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -213,7 +216,7 @@ class Recorder:
                         self.engine = found
                         identity = self._identity()
                         # One that is lost stands at the head of the next segment all the same.
-                        when_settled(self.log.append("identity", identity), lambda _: None)
+                        when_settled(self.log.append(line("identity", identity)), lambda _: None)
                         self.log.set_opening(identity)
                 self._looked = time.monotonic()
             if self._disagrees is not None:
@@ -247,32 +250,40 @@ class Recorder:
         return web.json_response(answer)
 
     async def _begin(self, name: str, defaults: Tags) -> dict[str, Any]:
+        self.late.catch_up()
         session = self.sessions.begin(name, defaults)
         if session.unanswered is not None:
             _, written = session.unanswered
+            session.unanswered = None
         else:
 
             def settled(failed: str | None) -> None:
                 if failed is not None:
+                    self.late.catch_up()
                     session.withdraw()
 
-            written = self.log.append("begin", session.defaults.record())
-            session.unanswered = defaults, written
+            written = self.log.append(line("begin", session.defaults.record()))
             when_settled(written, settled)
-        # Shielded: a session whose client goes away now has begun all the same. Told again, it is answered.
-        await asyncio.shield(written)
-        session.unanswered = None
+        try:
+            # Shielded: a session whose client goes away now has begun all the same. Told again, it is answered.
+            await asyncio.shield(written)
+        except asyncio.CancelledError:
+            session.unanswered = defaults, written
+            raise
         return {"session": name, "attempt": session.defaults.attempt}
 
     async def _end(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
         check_tags(Tags(), name)
         head = _ended(told)
+        self.late.catch_up()
         session = self.sessions.end(name)
         ended = session.ended
         # Told again word for word, as by a client that missed the answer, it is not written again.
         if session.told != told:
-            writes = [self.log.append("end", {**rollout.tags.record(), **head}) for rollout in ended.values()]
+            lines = [line("end", {**rollout.tags.record(), **head}) for rollout in ended.values()]
+            writes = [self.log.append(text) for text in lines]
             failed = [error for error in await asyncio.gather(*writes, return_exceptions=True) if error is not None]
+            self.late.catch_up()
             if session.ended is ended:
                 session.told = None if failed else told
                 if failed:

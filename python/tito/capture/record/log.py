@@ -20,7 +20,7 @@ from tito._core import CallLog
 from tito.errors import WorldError, with_hint
 from tito.paths import utf8_path
 
-__all__ = ["VERSION", "Log", "NotWrittenError", "when_settled"]
+__all__ = ["VERSION", "Log", "NotWrittenError", "line", "longer", "when_settled"]
 
 VERSION = 1
 """Of the log's format; the reader refuses others."""
@@ -88,11 +88,11 @@ class Log:
             return None
         return self.broken
 
-    def append(
-        self, kind: str, head: dict[str, Any], request: bytes | None = None, response: bytes | None = None
-    ) -> asyncio.Future[None]:
-        """Hands a record over; the future is done when it is written, which may be now, or raises `NotWrittenError`."""
-        number, settled = self._core.append(_line(kind, head), request, response)
+    def append(self, line: str, request: bytes | None = None, response: bytes | None = None) -> asyncio.Future[None]:
+        """Hands a record over (see `line`), with the texts of a request and its response as members; the future is
+        done when it is written, which may be now, or raises `NotWrittenError`.
+        """
+        number, settled = self._core.append(line.encode(), request, response)
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiting[number] = future
         if settled:
@@ -138,10 +138,27 @@ class Log:
                 future.set_result(None)
 
 
+def line(kind: str, head: dict[str, Any]) -> str:
+    """A record, without what is None.
+
+    >>> line("mark", {"call_id": "c", "kind": None})
+    '{"tito_log": 1, "type": "mark", "call_id": "c"}'
+    """
+    return json.dumps({"tito_log": VERSION, "type": kind, **_known(head)})
+
+
+def longer(line: str, more: dict[str, Any]) -> str:
+    """A record with more members, without those that are None.
+
+    >>> longer('{"type": "call"}', {"text_only": True, "error": None})
+    '{"type": "call", "text_only": true}'
+    """
+    return f"{line[:-1]}, {json.dumps(known)[1:]}" if (known := _known(more)) else line
+
+
+def _known(head: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in head.items() if value is not None}
+
+
 def _opening(identity: dict[str, Any]) -> bytes:
-    return _line("identity", identity) + b"\n"
-
-
-def _line(kind: str, head: dict[str, Any]) -> bytes:
-    known = {key: value for key, value in head.items() if value is not None}
-    return json.dumps({"tito_log": VERSION, "type": kind, **known}).encode()
+    return line("identity", identity).encode() + b"\n"

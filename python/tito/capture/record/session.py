@@ -418,8 +418,7 @@ class Sessions:
             return self._named(again)
         # After a compaction the prompt holds the summary, which is the last reply of its session.
         for name in islice(reversed(self._all), _COMPACTED):
-            last = self._all[name].last()
-            if last is not None and _summed_up(last, body):
+            if (last := self._all[name].last()) is not None and _summed_up(last, body):
                 return self._named(name)
         self._made += 1
         return self._named(f"auto-{self._run}-{self._made}")
@@ -437,8 +436,7 @@ def _remember(index: OrderedDict[_Key, _Value], key: _Key, value: _Value, limit:
 
 
 def _summed_up(reply: Replied, body: bytes) -> bool:
-    text = reply.text
-    return len(text) >= _SUMMARY_CHARACTERS and request_mentions(body, text)
+    return len(reply.text) >= _SUMMARY_CHARACTERS and request_mentions(body, reply.text)
 
 
 def kept_text(text: str) -> str:

@@ -78,12 +78,7 @@ class Stats:
         metric("calls_total", "counter", "Calls that ended, by how.", *by_route)
         metric("open_calls", "gauge", "Calls on their way.", ("", self.open))
         metric("sessions", "gauge", "Sessions that are known.", ("", sessions))
-        metric(
-            "prompt_ids_total",
-            "counter",
-            "Ids of recorded prompts, the first of a call.",
-            ("", self.prompt_ids),
-        )
+        metric("prompt_ids_total", "counter", "Ids of recorded prompts, the first of a call.", ("", self.prompt_ids))
         metric("output_ids_total", "counter", "Ids of recorded outputs.", ("", self.output_ids))
         marks = [(f'{{mark="{mark}"}}', float(count)) for mark, count in sorted(self.marks.items())]
         metric("marks_total", "counter", "Replies that later prompts told of.", *marks)
