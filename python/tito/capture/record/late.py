@@ -52,6 +52,6 @@ class Late:
         try:
             work()
         except Exception as error:
-            told = {"message": "the recorder could not tell where a call belongs", "exception": error}
+            told = {"message": "the recorder failed in what a call left for later", "exception": error}
             asyncio.get_running_loop().call_exception_handler(told)
         return True
