@@ -18,7 +18,7 @@ settings.load_profile("tito")
 # A shell ignores Ctrl-C for what it starts in the background, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# So does nohup with a lost terminal.
+# nohup does so with what a closed terminal sends.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -352,6 +352,21 @@ def test_a_begin_whose_answer_nobody_got_is_answered_again(tmp_path, slow_disk):
     assert len(lines(tmp_path, "begin")) == 1
 
 
+def test_a_begin_tells_its_own_attempt_though_its_session_ended_before_the_answer(tmp_path, slow_disk):
+    with recorder(tmp_path, durability="fsync") as (url, _, _), ThreadPoolExecutor() as pool:
+        at = f"{url.removesuffix('/v1')}/s/r"
+        begun = pool.submit(post, f"{at}/begin")
+        time.sleep(0.3)
+        ended = pool.submit(post, f"{at}/end")
+        time.sleep(0.3)
+        slow_disk.ready.set()
+        assert (begun.result(), ended.result()["calls"]) == ({"session": "r", "attempt": 1}, 0)
+    assert [(line["type"], line["attempt"]) for kind in ("begin", "end") for line in lines(tmp_path, kind)] == [
+        ("begin", 1),
+        ("end", 1),
+    ]
+
+
 @pytest.mark.parametrize(("failed", "broken"), [([(1, 3, "full")], None), ([(1, 3, "x"), (5, 5, "full")], "full")])
 def test_the_last_record_says_whether_the_log_can_be_written(tmp_path, failed, broken):
     async def run():

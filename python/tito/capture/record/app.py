@@ -252,6 +252,7 @@ class Recorder:
     async def _begin(self, name: str, defaults: Tags) -> dict[str, Any]:
         self.late.catch_up()
         session = self.sessions.begin(name, defaults)
+        begun = session.defaults
         if session.unanswered is not None:
             _, written = session.unanswered
             session.unanswered = None
@@ -262,15 +263,17 @@ class Recorder:
                     self.late.catch_up()
                     session.withdraw()
 
-            written = self.log.append(line("begin", session.defaults.record()))
+            written = self.log.append(line("begin", begun.record()))
             when_settled(written, settled)
         try:
             # Shielded: a session whose client goes away now has begun all the same. Told again, it is answered.
             await asyncio.shield(written)
         except asyncio.CancelledError:
-            session.unanswered = defaults, written
+            # Unless it has ended meanwhile, and perhaps begun anew.
+            if session.defaults is begun:
+                session.unanswered = defaults, written
             raise
-        return {"session": name, "attempt": session.defaults.attempt}
+        return {"session": name, "attempt": begun.attempt}
 
     async def _end(self, name: str, told: dict[str, Any]) -> dict[str, Any]:
         check_tags(Tags(), name)
@@ -280,8 +283,7 @@ class Recorder:
         ended = session.ended
         # Told again word for word, as by a client that missed the answer, it is not written again.
         if session.told != told:
-            lines = [line("end", {**rollout.tags.record(), **head}) for rollout in ended.values()]
-            writes = [self.log.append(text) for text in lines]
+            writes = [self.log.append(line("end", {**rollout.tags.record(), **head})) for rollout in ended.values()]
             failed = [error for error in await asyncio.gather(*writes, return_exceptions=True) if error is not None]
             self.late.catch_up()
             if session.ended is ended:

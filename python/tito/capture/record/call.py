@@ -124,7 +124,6 @@ class Exchange:
         self.streamed = False
         self.number = recorder.next_number()
         recorder.late.leave(partial(self._place, tags, body))
-        recorder.late.leave(self._begin_record)
         if stream:
             # Its head names the session, and may come at once.
             _ = self.placed
@@ -135,6 +134,7 @@ class Exchange:
     def _place(self, tags: Tags, body: bytes) -> None:
         self._placed = self.recorder.sessions.place(tags, self.request, body)
         self.recorder.mark(self._placed.marks)
+        self.recorder.late.leave(self._begin_record)
 
     @property
     def placed(self) -> Placed:
@@ -170,7 +170,7 @@ class Exchange:
             url += f"?{self.http.query_string}"
         try:
             async with self.recorder.client.post(
-                url, data=aiohttp.BytesPayload(self.sent), headers=headers, allow_redirects=False
+                url, data=self.sent, headers=headers, allow_redirects=False
             ) as upstream:
                 if upstream.status == 200 and upstream.content_type == "text/event-stream":
                     return await self._stream(upstream)
@@ -210,15 +210,11 @@ class Exchange:
         hide = not self.request.wants_ids and not self.recorder.options.text_only
         events = EventStream(self.request.choices, hide, not self.request.wants_usage)
         self.response = web.StreamResponse(status=200, headers=self._headers(upstream))
-        translate = None if isinstance(self.dialect, OpenAI) else self.dialect.events
         try:
             try:
                 await self._send(None)
                 while chunk := await upstream.content.readany():
-                    out = events.feed(chunk)
-                    if translate is not None:
-                        out = translate(out)
-                    if out:
+                    if out := self.dialect.events(events.feed(chunk)):
                         await self._send(out)
                     if events.over:
                         break
@@ -348,7 +344,7 @@ class Exchange:
         when_settled(future, settled)
         try:
             # Shielded: a client that goes away now finds its record in the log all the same.
-            await (future if future.done() else asyncio.shield(future))
+            await asyncio.shield(future)
         except NotWrittenError as failed:
             raise CallError("not_written", f"the record could not be written: {failed}", status=503) from None
         stats = self.recorder.stats

@@ -37,10 +37,10 @@ class Late:
             asyncio.get_running_loop().call_later(_SECONDS, self.catch_up)
 
     def catch_up(self) -> None:
-        """Does all that was left."""
-        self._waits = False
+        """Does all that was left, and what that leaves in its turn."""
         while self.next():
             pass
+        self._waits = False
 
     def next(self) -> bool:
         """Does what was left first; False where nothing is. What fails is told by the loop, and misses in whatever it

@@ -66,7 +66,7 @@ def split_path(path: str) -> tuple[str | None, str]:
     >>> split_path("/s/run%201/v1/chat/completions")
     ('run 1', '/v1/chat/completions')
     """
-    if path.startswith("/s/") and (match := _PREFIX.fullmatch(path)):
+    if match := _PREFIX.fullmatch(path):
         return _decoded(unquote_to_bytes(match[1].encode("utf-8", "surrogateescape"))), match[2]
     return None, path
 
@@ -86,10 +86,9 @@ def read_tags(headers: Mapping[str, str], prefix: str | None, *, by_key: bool) -
     """Tags of a request, and the API key to send on when the client's own carries the session: `tito:SESSION`, or
     `tito:SESSION:KEY`. The header wins over the path, the path over the key. `UsageError` for a tag that cannot be one.
     """
-    tagged = any(name[:7].lower() == "x-tito-" for name in headers)
 
     def text(name: str) -> str | None:
-        value = headers.get(f"x-tito-{name}") if tagged else None
+        value = headers.get(f"x-tito-{name}")
         return None if value is None else _check(f"x-tito-{name}", _sent(value))
 
     attempt = text("attempt")
