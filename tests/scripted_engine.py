@@ -272,6 +272,8 @@ class _Connection(asyncio.Protocol):
             await asyncio.sleep(0.01)
             self.transport.close()
         else:
+            if late := answer.script.get("late_end"):
+                await asyncio.sleep(late)
             self.transport.write(b"0\r\n\r\n")
 
     def _chunk(self, data):

@@ -93,6 +93,26 @@ def test_what_the_client_asks_for_it_gets(tmp_path):
             assert through == direct.replace(f"-0-{number - 1}".encode(), f"-0-{number}".encode())
 
 
+def test_a_stream_that_is_over_leaves_its_connection_to_the_next_call(tmp_path):
+    """An engine ends a body behind its last event, perhaps in a packet of its own."""
+    with recorder(tmp_path) as (url, engine, _):
+        ask(url)
+        before = set(engine.open)
+        for late in (0.01, 0.01, 0):
+            assert ask(url, stream=True, scripted={"late_end": late})
+        assert set(engine.open) == before
+
+
+def test_an_engine_that_never_ends_a_stream_keeps_no_client_waiting(tmp_path):
+    with recorder(tmp_path) as (url, _, _), client(url) as one:
+        begun = time.monotonic()
+        for _ in range(2):
+            more = {"extra_body": {"scripted": {"late_end": 60}}}
+            assert list(one.chat.completions.create(model=MODEL, messages=HELLO, stream=True, **more))
+        assert time.monotonic() - begun < 30
+    assert len(lines(tmp_path)) == 2
+
+
 def test_usage_comes_only_when_it_was_asked_for(tmp_path):
     with recorder(tmp_path) as (url, _, _):
         without = ask(url, stream=True)

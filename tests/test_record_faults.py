@@ -274,9 +274,9 @@ def lost(monkeypatch):
     """Kinds of records of which the next one is not written."""
     kinds, append = [], Log.append
 
-    def failing(log, line, *more):
+    def failing(log, line, *more, **how):
         if (kind := json.loads(line)["type"]) not in kinds:
-            return append(log, line, *more)
+            return append(log, line, *more, **how)
         kinds.remove(kind)
         future = log._loop.create_future()
         future.set_exception(NotWrittenError("No space left on device"))

@@ -482,9 +482,11 @@ class CallLog:
     @property
     def written(self) -> tuple[int, int]:
         """Segments begun, and bytes of lines written."""
-    def append(self, head: bytes, request: bytes | None = None, response: bytes | None = None) -> tuple[int, bool]:
+    def append(
+        self, head: bytes, request: bytes | None = None, response: bytes | None = None, here: bool = True
+    ) -> tuple[int, bool]:
         """Hands a line over: the object ``head``, with request and response as further members. Gives its number, and
-        whether ``settled`` tells of it already: short lines that need no sync are written at once.
+        whether ``settled`` tells of it already: with ``here`` short lines that need no sync are written at once.
         """
     def settled(self) -> tuple[int, list[tuple[int, int, str]]]:
         """The last line that was dealt with; first and last number of lines that are not in the log, and why."""

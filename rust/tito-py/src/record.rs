@@ -241,18 +241,19 @@ impl CallLog {
         self.torn
     }
     /// The line's number, and whether `settled` tells of it already.
-    #[pyo3(signature = (head, request=None, response=None))]
+    #[pyo3(signature = (head, request=None, response=None, here=true))]
     fn append(
         &self,
         py: Python<'_>,
         head: &[u8],
         request: Option<&[u8]>,
         response: Option<&[u8]>,
+        here: bool,
     ) -> PyResult<(u64, bool)> {
         // A write may take as long as the disk pleases.
         py.detach(|| {
             let line = core::line(head, request, response);
-            self.inner.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|log| log.append(line))
+            self.inner.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|log| log.append(line, here))
         })
         .ok_or_else(|| closed(py))
     }

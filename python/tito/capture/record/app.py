@@ -63,6 +63,7 @@ class Recorder:
         self._runner: web.ServerRunner | None = None
         self._slots = asyncio.Semaphore(options.open_calls)
         self._number = 0
+        self._kept: set[asyncio.Future[None]] = set()
 
     async def start(self) -> str:
         """Looks at the engine, opens the log and serves; gives the base URL for clients, which ends in `/v1`.
@@ -115,6 +116,11 @@ class Recorder:
         """The number of a call, from 1."""
         self._number += 1
         return self._number
+
+    def keep(self, task: asyncio.Future[None]) -> None:
+        """Holds on to work that nobody waits for; the loop alone would not."""
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
 
     def mark(self, marks: Iterable[Mark]) -> None:
         """Writes down what a prompt tells of earlier replies; nobody waits for it."""

@@ -1,6 +1,6 @@
 """The log as the event loop sees it: a line is appended, and awaited until the disk (or the system) has it.
 
-Short lines that need no sync are written where they are appended. For all others the core's thread writes what waits
+Short lines that need no sync may be written where they are appended. For all others the core's thread writes what waits
 in one go and wakes the loop through a socket, so that no Python thread contends for the interpreter.
 """
 
@@ -88,11 +88,13 @@ class Log:
             return None
         return self.broken
 
-    def append(self, line: str, request: bytes | None = None, response: bytes | None = None) -> asyncio.Future[None]:
+    def append(
+        self, line: str, request: bytes | None = None, response: bytes | None = None, *, here: bool = True
+    ) -> asyncio.Future[None]:
         """Hands a record over (see `line`), with the texts of a request and its response as members; the future is
-        done when it is written, which may be now, or raises `NotWrittenError`.
+        done when it is written, which with `here` may be now, or raises `NotWrittenError`.
         """
-        number, settled = self._core.append(line.encode(), request, response)
+        number, settled = self._core.append(line.encode(), request, response, here)
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiting[number] = future
         if settled:

@@ -2,7 +2,7 @@
 //!
 //! A line is whole or not there: a write that fails is taken back, what is torn behind the last line end is cut off at
 //! the next start. Lines that wait are written and synced together. A segment that is full is compressed under another
-//! name, which it gets when it is whole. A short line that only the system must have is written where it is appended,
+//! name, which it gets when it is whole. A short line that only the system must have may be written where it is appended,
 //! while writing is quick: two threads that wake each other take longer.
 
 use super::segment::{Repaired, pack, repair, with_zst};
@@ -134,9 +134,10 @@ impl Log {
         Ok((Self { shared, thread: Some(thread) }, repaired))
     }
 
-    /// Hands a line over (with its line end); gives its number, from 1, and whether [`Log::settled`] tells of it already.
-    pub fn append(&self, line: Vec<u8>) -> (u64, bool) {
-        let line = match self.shared.at_once(line) {
+    /// Hands a line over (with its line end), to be written here if `here` and if that is quick, else by the thread. Gives
+    /// its number, from 1, and whether [`Log::settled`] tells of it already.
+    pub fn append(&self, line: Vec<u8>, here: bool) -> (u64, bool) {
+        let line = match if here { self.shared.at_once(line) } else { Err(line) } {
             Ok(number) => return (number, true),
             Err(line) => line,
         };
@@ -412,7 +413,7 @@ mod tests {
 
     /// Appends a line and waits until it is settled.
     fn write(log: &Log, listen: &mut UnixStream, line: &str) -> (u64, bool) {
-        let (number, at_once) = log.append(line.as_bytes().to_vec());
+        let (number, at_once) = log.append(line.as_bytes().to_vec(), true);
         if !at_once {
             listen.read_exact(&mut [0]).expect("a wake");
         }
@@ -462,10 +463,10 @@ mod tests {
         let long = |n: usize| format!("{{\"line\":{n},\"text\":\"{}\"}}\n", "x".repeat(AT_ONCE)).into_bytes();
         let mut expected = OPENING.to_owned();
         for n in 0..100 {
-            assert_eq!(log.append(long(n)), (2 * n as u64 + 1, false));
+            assert_eq!(log.append(long(n), true), (2 * n as u64 + 1, false));
             let short = format!("{{\"line\":{n}}}\n").into_bytes();
             expected += &String::from_utf8([long(n), short.clone()].concat()).expect("text");
-            assert_eq!(log.append(short).0, 2 * n as u64 + 2);
+            assert_eq!(log.append(short, true).0, 2 * n as u64 + 2);
         }
         while log.settled().upto < 200 {
             listen.read_exact(&mut [0]).expect("a wake");
@@ -478,10 +479,10 @@ mod tests {
     fn a_closed_log_takes_no_line_and_says_so() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut log, _) = open(folder.path(), 1 << 30);
-        log.append(b"{\"a\":1}\n".to_vec());
+        log.append(b"{\"a\":1}\n".to_vec(), true);
         log.close();
         for n in [2, 3] {
-            assert_eq!(log.append(b"{\"b\":2}\n".to_vec()), (n, true));
+            assert_eq!(log.append(b"{\"b\":2}\n".to_vec(), true), (n, true));
             let failed = vec![(n, n, "the log is closed".to_owned())];
             assert_eq!(log.settled(), Settled { upto: n, failed });
         }
@@ -542,7 +543,7 @@ mod tests {
         for _ in 0..2 {
             // The second time a start finds both, and no more has the first one's name.
             let (mut log, _) = open(folder.path(), 40);
-            log.append(b"{\"line\":1}\n".to_vec());
+            log.append(b"{\"line\":1}\n".to_vec(), true);
             fs::write(at("calls-000001.jsonl.zst"), "mine").expect("written");
             log.close();
             assert_eq!(fs::read_to_string(at("calls-000001.jsonl.zst")).expect("text"), "mine");
