@@ -170,6 +170,16 @@ def test_a_client_that_goes_away_is_recorded_as_gone(tmp_path, stream):
         tito.check(tmp_path)
 
 
+def test_a_call_that_the_recorder_s_end_breaks_off_is_not_the_client_s(tmp_path):
+    with ThreadPoolExecutor() as pool, recorder(tmp_path) as (url, _, _):
+        stalled = pool.submit(lambda: ask(url, stream=True, scripted={"fault": "stall"}))
+        wait_for(lambda: health(url)["open"] == 1)
+    assert stalled.exception(timeout=30) is not None
+    [line] = lines(tmp_path)
+    assert (line["error"]["type"], line["error"]["message"]) == ("stopped", "the recorder was stopped")
+    assert "token_ids" in line["partial"]
+
+
 def wait_for(true, seconds=10):
     end = time.monotonic() + seconds
     while not true():

@@ -79,6 +79,7 @@ def test_kill_9_loses_no_call_whose_reply_was_seen(tmp_path, durability):
         _, told = process.communicate(timeout=30)
         assert process.returncode == 0
         assert "warning: 76 bytes of a torn record were cut off the log's end" in told
+        assert f"note: {tmp_path} holds earlier calls: a session of the same name counts its attempts from 1" in told
     assert not list(tmp_path.glob("*.jsonl")), "all segments are packed"
     assert len(list(tmp_path.glob("*.zst"))) > 2
     recorded = {line["response"]["id"] for line in lines(tmp_path) if "error" not in line}

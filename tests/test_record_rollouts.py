@@ -35,7 +35,7 @@ def test_an_end_is_of_the_rollouts_since_the_last_one(tmp_path):
             for _ in range(2):
                 # The second time nothing has happened since: a client that missed the answer.
                 answer = post(f"{at}/end", {"status": "ok", "reward": attempt / 2})
-                assert answer == {"session": "r", "calls": calls, "unknown": []}
+                assert answer == {"session": "r", "calls": calls, "unknown": None}
         # What is learnt later is told of those that ended last.
         assert post(f"{at}/end", {"reward": 7})["calls"] == 3
         rewards |= {call: 7.0 for call, reward in rewards.items() if reward == 1.0}
@@ -43,6 +43,19 @@ def test_an_end_is_of_the_rollouts_since_the_last_one(tmp_path):
     assert ends == [(0, 0.0), (1, 0.5), (2, 1.0), (2, 7)]
     tito.convert(tmp_path, tmp_path / "rows.parquet")
     assert {row.call_id: row.reward for row in tito.open_rows(tmp_path / "rows.parquet")} == rewards
+
+
+def test_what_was_consumed_and_never_replied_is_told_where_that_is_known(tmp_path):
+    with recorder(tmp_path) as (url, _, _):
+        at = f"{root(url)}/s/r"
+        post(f"{at}/begin")
+        assert post(f"{at}/end", {"consumed": ["odd"]})["unknown"] == ["odd"]
+        post(f"{at}/begin")
+        begun = ask(f"{at}/v1").id
+        assert post(f"{at}/end", {"consumed": [begun, "odd"]})["unknown"] == ["odd"]
+        assert post(f"{at}/end", {"consumed": [begun]})["unknown"] == []
+        behind = ask(f"{at}/v1").id
+        assert post(f"{at}/end", {"consumed": [behind, "odd"]})["unknown"] is None
 
 
 def test_no_attempt_is_begun_a_second_time(tmp_path):

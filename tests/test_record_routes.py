@@ -27,6 +27,17 @@ def claude(url):
     return anthropic.Anthropic(base_url=url.removesuffix("/v1"), api_key="k", max_retries=0)
 
 
+@pytest.mark.parametrize("session", ["", "s/run/"])
+def test_anthropic_s_clients_take_either_base_url(tmp_path, session):
+    with recorder(tmp_path) as (url, _, _):
+        root = url.removesuffix("v1")
+        for base in (f"{root}{session}v1", f"{root}{session}"):
+            with anthropic.Anthropic(base_url=base, api_key="k", max_retries=0) as made:
+                made.messages.create(model=MODEL, max_tokens=9, messages=[{"role": "user", "content": "hello"}])
+    assert [line["route"] for line in lines(tmp_path)] == ["messages", "messages"]
+    assert not session or {line["session_id"] for line in lines(tmp_path)} == {"run"}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_messages_are_spoken_as_chat(tmp_path, stream):
     tool = {"name": "bash", "description": "d", "input_schema": {"type": "object"}}

@@ -58,6 +58,8 @@ def test_tags_come_from_headers(tmp_path):
         ask(url, headers={f"x-tito-{name}": value for name, value in tags.items()})
         with pytest.raises(openai.BadRequestError, match="x-tito-attempt: 'x' is no whole number"):
             ask(url, headers={"x-tito-attempt": "x"})
+        with pytest.raises(openai.BadRequestError, match="x-tito-kind: 'Solver' is none of solver, summariser, helper"):
+            ask(url, headers={"x-tito-kind": "Solver"})
     [line] = lines(tmp_path)
     assert [line[key] for key in ("session_id", "task_id", "pair_id", "agent", "attempt", "kind")] == [
         *("s", "t", "p", "a", 3, "helper")

@@ -192,6 +192,9 @@ def _greet(recorder: Recorder, url: str) -> None:
     print(f"recording {options.upstream.shown} ({engine.name}: {known}) at {url}", file=sys.stderr)
     if recorder.log.torn:
         print(f"warning: {recorder.log.torn:,} bytes of a torn record were cut off the log's end", file=sys.stderr)
+    if recorder.log.earlier:
+        again = "a session of the same name counts its attempts from 1 again, and is one rollout with the earlier one"
+        print(f"note: {options.out} holds earlier calls: {again}", file=sys.stderr)
     if options.host not in ("127.0.0.1", "::1", "localhost"):
         print(f"warning: everyone who reaches {options.host} can use the engine through this recorder", file=sys.stderr)
 

@@ -37,6 +37,8 @@ _API = {"/chat/completions": "chat", "/completions": "completions", "/responses"
 _LOOK_SECONDS = 1.0
 # What asks an engine to sample nothing.
 _SILENT = ("/tokenize", "/detokenize", "/embeddings", "/rerank", "/score", "/pooling", "/classify", "/count_tokens")
+# The server waits half of it for calls to end, and half of it again when it has told them to.
+_OPEN_SECONDS = 5.0
 _SILENT_ADMIN = ("/load_lora_adapter", "/unload_lora_adapter", "/render")
 
 
@@ -63,6 +65,7 @@ class Recorder:
         self._runner: web.ServerRunner | None = None
         self._slots = asyncio.Semaphore(options.open_calls)
         self._number = 0
+        self._stopping = False
         self._kept: set[asyncio.Future[None]] = set()
 
     async def start(self) -> str:
@@ -85,7 +88,7 @@ class Recorder:
             try:
                 server = web.Server(self._serve, handler_cancellation=True, access_log=None)
                 # Deltas are small: the stream is not held up to fill packets.
-                runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=5)
+                runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=_OPEN_SECONDS / 2)
                 await runner.setup()
                 self._runner = runner
                 site = web.TCPSite(runner, options.host, options.port, backlog=2048)
@@ -104,6 +107,7 @@ class Recorder:
 
     async def stop(self) -> None:
         """Lets open calls end (five seconds), and closes the log."""
+        self._stopping = True
         if self._runner is not None:
             await self._runner.cleanup()
         await self.client.close()
@@ -116,6 +120,10 @@ class Recorder:
         """The number of a call, from 1."""
         self._number += 1
         return self._number
+
+    def gone(self) -> CallError:
+        """Why a call that nobody waits for any more has ended."""
+        return CallError("stopped", "the recorder was stopped") if self._stopping else client_gone()
 
     def keep(self, task: asyncio.Future[None]) -> None:
         """Holds on to work that nobody waits for; the loop alone would not."""
@@ -154,6 +162,9 @@ class Recorder:
 
     async def _serve(self, http: web.BaseRequest) -> web.StreamResponse:
         prefix, path = split_path(http.rel_url.raw_path)
+        # Clients of Anthropic put /v1 behind their base URL, OpenAI's want it in there: both may be given the same one.
+        if path.startswith("/v1/v1/"):
+            path = path.removeprefix("/v1")
         if path in ("/healthz", "/metrics") and http.method == "GET":
             return self._health() if path == "/healthz" else self._metrics()
         if prefix is not None and path in ("/begin", "/end") and http.method == "POST":
@@ -201,7 +212,7 @@ class Recorder:
             end(error)
             return _failed(error, dialect)
         except asyncio.CancelledError:
-            end(client_gone())
+            end(self.gone())
             raise
         except Exception as error:
             # A fault of the recorder: the server prints where, and answers 500 or breaks the stream off.
@@ -299,7 +310,9 @@ class Recorder:
             if failed:
                 raise failed[0]
         consumed = head.get("consumed")
-        unknown = [call for call in consumed or () if call not in session.call_ids] if session.call_ids else []
+        unknown = None
+        if session.call_ids is not None:
+            unknown = [call for call in consumed or () if call not in session.call_ids]
         return {"session": name, "calls": sum(rollout.calls for rollout in ended.values()), "unknown": unknown}
 
     async def _pass(self, http: web.BaseRequest, path: str) -> web.StreamResponse:

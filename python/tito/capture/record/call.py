@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 
 from tito._core import EventStream, Reply, Request, amend_request, strip_reply
 from tito.capture.record.engine import overflows
-from tito.capture.record.errors import CallError, chat_error, client_gone, said
+from tito.capture.record.errors import CallError, chat_error, said
 from tito.capture.record.log import NotWrittenError, line, longer, when_settled
 from tito.capture.record.session import Placed, Replied, kept_text
 from tito.errors import DataError
@@ -241,10 +241,10 @@ class Exchange:
             else:
                 await self._send(last, last=True)
         except _GoneError:
-            self.fail(_sent_error(events) or client_gone(), events.reply())
+            self.fail(_sent_error(events) or self.recorder.gone(), events.reply())
         except asyncio.CancelledError:
             # A client that the engine told of an error has reason to go.
-            self.fail(_sent_error(events) or client_gone(), events.reply())
+            self.fail(_sent_error(events) or self.recorder.gone(), events.reply())
             raise
         return self.response
 
@@ -427,11 +427,13 @@ def check(reply: Reply, expected: int) -> None:
 
 
 async def _read_end(upstream: aiohttp.ClientResponse) -> None:
-    with suppress(TimeoutError, aiohttp.ClientError):
-        async with asyncio.timeout(_END_SECONDS):
-            while await upstream.content.readany():
-                pass
-    upstream.release()
+    try:
+        with suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_END_SECONDS):
+                while await upstream.content.readany():
+                    pass
+    finally:
+        upstream.release()
 
 
 def _sent_error(events: EventStream) -> CallError | None:

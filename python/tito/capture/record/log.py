@@ -54,6 +54,8 @@ class Log:
 
     def __init__(self, folder: Path, segment_bytes: int, *, fsync: bool, opening: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.earlier = any(folder.glob("calls-*.jsonl*"))
+        """Whether another run has written here."""
         self._lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -191,7 +191,8 @@ class Session:
     before: Tags = Tags()  # noqa: RUF009
     """The defaults before the last begin or end."""
     index: Index = field(default_factory=Index)
-    call_ids: set[str] = field(default_factory=set)
+    call_ids: set[str] | None = None
+    """Of the replies since the last begin; None where there was none, for it may never end."""
 
     def last(self) -> Replied | None:
         """The last reply of the rollout that was used last."""
@@ -308,6 +309,8 @@ class Sessions:
             rollout = session.defaults.rollout
             ended = session.rollouts or {rollout: Rollout(with_session(session.defaults, name))}
             session.ended, session.told, session.rollouts = ended, None, {}
+            if session.state != "begun":
+                session.call_ids = None
             for rollout in ended:
                 session.use(rollout)
             session.before = session.defaults
@@ -358,7 +361,7 @@ class Sessions:
             size = index.size
             index.add(placed.prompt, reply)
             self._grown(index.size - size)
-            if reply.call_id is not None and session.state == "begun":
+            if reply.call_id is not None and session.state == "begun" and session.call_ids is not None:
                 session.call_ids.add(reply.call_id)
         if placed.guessed_session:
             name = session.name

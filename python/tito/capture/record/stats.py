@@ -19,6 +19,7 @@ OUTCOMES = {
     "mismatch": "the ids are not what the engine counted",
     "broken_stream": "the stream could not be read",
     "client_closed": "the client went away",
+    "stopped": "on their way when the recorder was stopped",
     "not_written": "the log could not take the record",
     "refused": "no request that can be recorded",
     "internal_error": "a fault of the recorder itself",

@@ -16,6 +16,8 @@ _PREFIX = re.compile(r"/s/([^/]+)(/.*)")
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}")
 _ATTEMPTS = 10**9
 _KEY = "tito:"
+# What `tito convert` knows: a call of another kind would never give a row.
+_KINDS = ("solver", "summariser", "helper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,9 @@ def read_tags(headers: Mapping[str, str], prefix: str | None, *, by_key: bool) -
     attempt = text("attempt")
     if attempt is not None and not re.fullmatch(r"\d{1,9}", attempt):
         raise UsageError(f"x-tito-attempt: {attempt!r} is no whole number")
+    kind = text("kind")
+    if kind is not None and kind not in _KINDS:
+        raise UsageError(f"x-tito-kind: {kind!r} is none of {', '.join(_KINDS)}")
     key = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
     from_key, real = None, None
     if key.startswith(_KEY):
@@ -111,7 +116,7 @@ def read_tags(headers: Mapping[str, str], prefix: str | None, *, by_key: bool) -
         pair=text("pair"),
         agent=text("agent"),
         attempt=None if attempt is None else int(attempt),
-        kind=text("kind"),
+        kind=kind,
     )
     return tags, real
 
