@@ -31,6 +31,7 @@ FAULTS = (
     "odd_id",
     "error_event",
     "not_json",
+    "bad_framing",
     "status_500",
     "overflow",
 )
@@ -240,13 +241,19 @@ class _Connection(asyncio.Protocol):
         else:
             await asyncio.sleep(engine.delay * answer.tokens)
             whole = answer.whole()
-            if fault == "close_early":
+            if fault == "bad_framing":
+                head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+                self.transport.write(head)
+                self._chunk(whole[: len(whole) // 2])
+                await self._break_framing()
+            elif fault == "close_early":
                 head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(whole)}\r\n\r\n"
                 self.transport.write(head.encode() + whole[: len(whole) // 2])
                 await asyncio.sleep(0.01)
                 self.transport.close()
             else:
                 self._send(200, whole)
+                self._again(answer)
 
     async def _stream(self, answer):
         fault, delay = answer.fault, self.engine.delay
@@ -266,6 +273,8 @@ class _Connection(asyncio.Protocol):
                     await asyncio.sleep(0.002)
             else:
                 self._chunk(event)
+            if fault == "bad_framing" and at == len(events) // 2:
+                await self._break_framing()
             if fault == "stall" and at == len(events) // 2:
                 await asyncio.sleep(3600)
         if fault == "close_early":
@@ -275,6 +284,21 @@ class _Connection(asyncio.Protocol):
             if late := answer.script.get("late_end"):
                 await asyncio.sleep(late)
             self.transport.write(b"0\r\n\r\n")
+            self._again(answer)
+
+    async def _break_framing(self):
+        """Sends what is no chunk, when the last one is read and the next one waited for."""
+        await asyncio.sleep(0.05)
+        self.transport.write(b"no chunk at all\r\n\r\n")
+        await asyncio.sleep(3600)
+
+    def _again(self, answer):
+        """A second reply that nobody asked for, behind the first one or a moment later."""
+        if (again := answer.script.get("again")) is not None:
+            twice = _Answer(
+                self.engine, answer.request, {**answer.script, "reply": "nobody asked"}, None, answer.id + "-again"
+            )
+            asyncio.get_running_loop().call_later(again, self._send, 200, twice.whole())
 
     def _chunk(self, data):
         if data:

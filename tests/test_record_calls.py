@@ -12,6 +12,7 @@ import zstandard
 from made_tokenizers import save_qwen, template
 from records import HELLO, TOOL, TOOLS, ask, client, ids_of, lines, recorder
 from scripted_engine import MODEL, ScriptedEngine, output_ids, prompt_ids
+from tito.capture.record import call
 
 
 def post(url, path, body, headers=None):
@@ -100,10 +101,12 @@ def test_a_stream_that_is_over_leaves_its_connection_to_the_next_call(tmp_path):
         before = set(engine.open)
         for late in (0.01, 0.01, 0):
             assert ask(url, stream=True, scripted={"late_end": late})
+            time.sleep(0.2)
         assert set(engine.open) == before
 
 
-def test_an_engine_that_never_ends_a_stream_keeps_no_client_waiting(tmp_path):
+def test_an_engine_that_never_ends_a_stream_keeps_no_client_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(call, "_END_SECONDS", 60)
     with recorder(tmp_path) as (url, _, _), client(url) as one:
         begun = time.monotonic()
         for _ in range(2):
@@ -111,6 +114,33 @@ def test_an_engine_that_never_ends_a_stream_keeps_no_client_waiting(tmp_path):
             assert list(one.chat.completions.create(model=MODEL, messages=HELLO, stream=True, **more))
         assert time.monotonic() - begun < 30
     assert len(lines(tmp_path)) == 2
+
+
+def test_connections_whose_end_is_awaited_are_few(tmp_path):
+    with recorder(tmp_path) as (url, engine, _):
+        before = len(engine.open)
+        with client(url) as one:
+            for _ in range(call._ENDS + 40):
+                more = {"extra_body": {"scripted": {"late_end": 60}}}
+                assert list(one.chat.completions.create(model=MODEL, messages=HELLO, stream=True, **more))
+                assert len(engine.open) <= before + call._ENDS + 2
+    assert len(lines(tmp_path)) == call._ENDS + 40
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("late_end", [0, 0.05])
+def test_what_comes_behind_a_reply_is_no_reply_to_the_next_call(tmp_path, stream, late_end):
+    """An engine, or what stands before it, that answers twice."""
+    with recorder(tmp_path) as (url, _, _):
+        script = {"late_end": late_end, "again": 0.05, "reply": "first"}
+        assert ask(url, stream=True, scripted=script)
+        assert ask(url, scripted=script)
+        time.sleep(0.3)
+        for _ in range(2):
+            ask(url, stream=stream, scripted={"reply": "second"})
+    ids = [line["response"]["id"] for line in lines(tmp_path)]
+    said = [line["response"]["choices"][0]["message"]["content"] for line in lines(tmp_path)]
+    assert (len(set(ids)), said) == (4, ["first", "first", "second", "second"])
 
 
 def test_usage_comes_only_when_it_was_asked_for(tmp_path):

@@ -34,6 +34,7 @@ OUTCOMES = {
     "drop_chunk": ("mismatch", COUNTS.format(3)),
     "double_chunk": ("mismatch", COUNTS.format(5)),
     "close_early": ("upstream_error", "ClientPayloadError: Response payload is not completed"),
+    "bad_framing": ("upstream_error", "ClientPayloadError: the body is no HTTP: the connection was closed"),
     "reset": ("upstream_error", "ServerDisconnectedError: Server disconnected"),
     "wrong_usage": ("mismatch", "usage.completion_tokens is 5, the outputs hold 4 ids"),
     "no_usage": ("mismatch", "the reply has no usage, so its ids cannot be counted"),
@@ -375,6 +376,75 @@ def test_a_begin_tells_its_own_attempt_though_its_session_ended_before_the_answe
         ("begin", 1),
         ("end", 1),
     ]
+
+
+@pytest.mark.parametrize("says", [None, "No space left on device"])
+def test_an_end_whose_client_leaves_is_written_once_or_taken_back(tmp_path, slow_disk, says):
+    told = {"reward": 1}
+    with recorder(tmp_path, durability="fsync") as (url, _, _), ThreadPoolExecutor() as pool:
+        at = f"{url.removesuffix('/v1')}/s/r"
+        slow_disk.ready.set()
+        post(f"{at}/begin")
+        ask(f"{at}/v1")
+        slow_disk.ready.clear()
+        place, body = urllib.parse.urlsplit(at), json.dumps(told)
+        with socket.create_connection((place.hostname, place.port)) as made:
+            head = f"POST {place.path}/end HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            made.sendall((head + body).encode())
+            time.sleep(0.3)
+        again = None if says else pool.submit(post, f"{at}/end", told)
+        time.sleep(0.3)
+        slow_disk.says = says
+        slow_disk.ready.set()
+        wait_for(lambda: health(url)["log"] == says)
+        slow_disk.says = None
+        if again is None:
+            # Its rollout goes on, when the log is tried again.
+            time.sleep(1.1)
+            ask(f"{at}/v1")
+            again = pool.submit(post, f"{at}/end", told)
+        assert again.result()["calls"] == (2 if says else 1)
+    assert {line["attempt"] for line in lines(tmp_path)} == {1}
+    assert says or len(lines(tmp_path, "end")) == 1
+
+
+def test_of_several_ends_only_those_that_failed_are_told_again(tmp_path, lost):
+    with recorder(tmp_path) as (url, _, _):
+        at = f"{url.removesuffix('/v1')}/s/r"
+        for agent in "ab":
+            ask(f"{at}/v1", headers={"x-tito-agent": agent})
+        lost.append("end")
+        with pytest.raises(urllib.error.HTTPError) as told:
+            post(f"{at}/end", {"reward": 1})
+        assert (told.value.code, b"No space left" in told.value.read()) == (503, True)
+        assert post(f"{at}/end", {"reward": 1})["calls"] == 1
+    assert [line["agent"] for line in lines(tmp_path, "end")] == ["b", "a"]
+
+
+def test_a_begin_that_fails_late_takes_no_later_one_back(tmp_path, monkeypatch):
+    held, append = [], Log.append
+
+    def slow(log, line, *more, **how):
+        if held or json.loads(line)["type"] != "begin":
+            return append(log, line, *more, **how)
+        held.append(log._loop.create_future())
+        return held[0]
+
+    monkeypatch.setattr(Log, "append", slow)
+    with recorder(tmp_path) as (url, _, _), ThreadPoolExecutor() as pool:
+        at = f"{url.removesuffix('/v1')}/s/r"
+        first = pool.submit(post, f"{at}/begin", {"task_id": "first"})
+        wait_for(lambda: held)
+        post(f"{at}/end")
+        assert post(f"{at}/begin", {"task_id": "second"}) == {"session": "r", "attempt": 2}
+        held[0].get_loop().call_soon_threadsafe(held[0].set_exception, NotWrittenError("No space left on device"))
+        with pytest.raises(urllib.error.HTTPError, match="503") as told:
+            first.result()
+        told.value.close()
+        ask(f"{at}/v1")
+        post(f"{at}/end")
+    told = [(line["task_id"], line["attempt"]) for line in lines(tmp_path)]
+    assert told == [("second", 2)]
 
 
 @pytest.mark.parametrize(("failed", "broken"), [([(1, 3, "full")], None), ([(1, 3, "x"), (5, 5, "full")], "full")])

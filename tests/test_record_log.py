@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
 import tito
 from records import HELLO, ask, client, ids_of, lines, recorder
 from scripted_engine import MODEL, ScriptedEngine, output_ids
+from tito.capture.record.log import Log
 
 
 def start(folder, upstream, *options, **more):
@@ -43,6 +46,51 @@ def test_the_record_is_there_before_the_reply_ends(tmp_path, durability, stream)
                     pass
             written = [json.loads(line) for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()]
             assert [line["number"] for line in written if line["type"] == "call"] == list(range(1, number + 1))
+
+
+@pytest.mark.parametrize("durability", ["flush", "fsync"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_waits_for_a_record_that_takes_its_time(tmp_path, monkeypatch, durability, stream):
+    look, written = Log._look, threading.Event()
+
+    def held(log):
+        if written.is_set():
+            look(log)
+        else:
+            log._loop.call_later(0.01, log._look)
+
+    monkeypatch.setattr(Log, "_look", held)
+    came = []
+
+    def read(url):
+        body = json.dumps({"model": MODEL, "messages": HELLO, "stream": stream}).encode()
+        request = urllib.request.Request(url + "/chat/completions", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as reply:
+            while part := reply.read1():
+                came.append(part)
+
+    with ThreadPoolExecutor() as pool, recorder(tmp_path, durability=durability) as (url, _, _):
+        reading = pool.submit(read, url)
+        while stream and b"w" not in b"".join(came):
+            time.sleep(0.01)
+        time.sleep(0.3)
+        early = b"".join(came)
+        assert bool(early) is stream
+        assert b"[DONE]" not in early
+        assert b'"stop"' not in early
+        written.set()
+        reading.result(timeout=30)
+    assert b'"stop"' in b"".join(came)
+
+
+def test_a_recorder_may_have_more_files_open_than_a_shell(tmp_path):
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1000))
+
+    with ScriptedEngine().serving() as upstream:
+        process, _ = start(tmp_path, upstream, preexec_fn=few)
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (1000, 1000)
+        assert end(process) == 0
 
 
 @pytest.mark.parametrize("durability", ["flush", "fsync"])

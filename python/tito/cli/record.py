@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     import asyncio
 
     from tito.capture.record.face import loop_factory, make_recorder
-    from tito.capture.record.process import settle_memory
+    from tito.capture.record.process import raise_file_limit, settle_memory
 
     if args.command and not args.env:
         raise with_hint(UsageError("a COMMAND without --env"), "tito record ... --env -- COMMAND")
@@ -93,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         raise with_hint(UsageError("no folder for the log"), "add --out DIR")
     recorder = make_recorder(options)
     settle_memory()
+    raise_file_limit()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             return runner.run(_serve(args, recorder))

@@ -18,13 +18,14 @@ import aiohttp
 from aiohttp import web
 
 from tito._core import __version__
-from tito.capture.record.call import Dialect, Exchange, OpenAI, sent_headers
+from tito.capture.record.call import Dialect, Exchange, OpenAI, read, sent_headers
+from tito.capture.record.connection import Connector, watch
 from tito.capture.record.engine import KEPT_SECONDS, Engine, find_engine
 from tito.capture.record.errors import CallError, client_gone, said
 from tito.capture.record.late import Late
 from tito.capture.record.log import Log, NotWrittenError, line, when_settled
 from tito.capture.record.options import Options
-from tito.capture.record.session import Mark, Rollout, Sessions
+from tito.capture.record.session import Mark, Rollout, RolloutKey, Session, Sessions
 from tito.capture.record.stats import Stats
 from tito.capture.record.tags import Tags, check_tags, read_tags, split_path
 from tito.capture.record.translate import Messages, Responses, Translated
@@ -66,7 +67,9 @@ class Recorder:
         self._slots = asyncio.Semaphore(options.open_calls)
         self._number = 0
         self._stopping = False
-        self._kept: set[asyncio.Future[None]] = set()
+        self._kept: set[asyncio.Future[Any]] = set()
+        self.reads: set[aiohttp.ClientResponse] = set()
+        """Bodies of the engine that are being read."""
 
     async def start(self) -> str:
         """Looks at the engine, opens the log and serves; gives the base URL for clients, which ends in `/v1`.
@@ -75,7 +78,7 @@ class Recorder:
         """
         options = self.options
         self.client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS),
+            connector=Connector(limit=0, keepalive_timeout=KEPT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=options.idle_seconds),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
@@ -93,6 +96,7 @@ class Recorder:
                 self._runner = runner
                 site = web.TCPSite(runner, options.host, options.port, backlog=2048)
                 await site.start()
+                self.keep(asyncio.ensure_future(watch(self.reads)))
             except BaseException:
                 self.log.close()
                 raise
@@ -110,6 +114,10 @@ class Recorder:
         self._stopping = True
         if self._runner is not None:
             await self._runner.cleanup()
+        # A connection that is waited for would outlive the client it belongs to.
+        for task in list(self._kept):
+            task.cancel()
+        await asyncio.gather(*self._kept, return_exceptions=True)
         await self.client.close()
         self.late.catch_up()
         self.log.close()
@@ -125,7 +133,12 @@ class Recorder:
         """Why a call that nobody waits for any more has ended."""
         return CallError("stopped", "the recorder was stopped") if self._stopping else client_gone()
 
-    def keep(self, task: asyncio.Future[None]) -> None:
+    @property
+    def kept(self) -> int:
+        """How much work there is that nobody waits for."""
+        return len(self._kept)
+
+    def keep(self, task: asyncio.Future[Any]) -> None:
         """Holds on to work that nobody waits for; the loop alone would not."""
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
@@ -202,7 +215,7 @@ class Recorder:
                     tags, key = read_tags(http.headers, prefix, by_key=self.options.by_key)
                     if isinstance(dialect, Translated):
                         body, api = dialect.request(body), "/chat/completions"
-                except UsageError as error:
+                except (UsageError, RecursionError) as error:
                     raise CallError("refused", str(error), status=400, retry=False) from None
                 if not self.engine.reached:
                     await self._look_again()
@@ -258,7 +271,7 @@ class Recorder:
                 answer = await self._begin(name, check_tags(_begun(told), name))
             else:
                 answer = await self._end(name, told)
-        except (UsageError, ValueError) as error:
+        except (UsageError, ValueError, RecursionError) as error:
             return _failed(CallError("refused", str(error), status=400, retry=False), OpenAI("rollout"))
         except NotWrittenError as error:
             return _failed(CallError("not_written", str(error), status=503), OpenAI("rollout"))
@@ -278,7 +291,9 @@ class Recorder:
             def settled(failed: str | None) -> None:
                 if failed is not None:
                     self.late.catch_up()
-                    session.withdraw()
+                    # Unless it has ended meanwhile, and perhaps begun anew.
+                    if session.defaults is begun:
+                        session.withdraw()
 
             written = self.log.append(line("begin", begun.record()))
             when_settled(written, settled)
@@ -286,7 +301,6 @@ class Recorder:
             # Shielded: a session whose client goes away now has begun all the same. Told again, it is answered.
             await asyncio.shield(written)
         except asyncio.CancelledError:
-            # Unless it has ended meanwhile, and perhaps begun anew.
             if session.defaults is begun:
                 session.unanswered = defaults, written
             raise
@@ -299,21 +313,30 @@ class Recorder:
         session = self.sessions.end(name)
         ended = session.ended
         # Told again word for word, as by a client that missed the answer, it is not written again.
-        if session.told != told:
-            writes = [self.log.append(line("end", {**rollout.tags.record(), **head})) for rollout in ended.values()]
-            failed = [error for error in await asyncio.gather(*writes, return_exceptions=True) if error is not None]
-            self.late.catch_up()
-            if session.ended is ended:
-                session.told = None if failed else told
-                if failed:
-                    session.reopen()
-            if failed:
-                raise failed[0]
+        if session.told is None or session.told[0] != told:
+            writes = {key: self.log.append(line("end", {**one.tags.record(), **head})) for key, one in ended.items()}
+            self.keep(written := asyncio.ensure_future(self._ends(session, writes)))
+            session.told = told, written
+        # Shielded: an end whose client goes away now is written or taken back all the same.
+        if (failed := await asyncio.shield(session.told[1])) is not None:
+            raise NotWrittenError(failed)
         consumed = head.get("consumed")
         unknown = None
         if session.call_ids is not None:
             unknown = [call for call in consumed or () if call not in session.call_ids]
         return {"session": name, "calls": sum(rollout.calls for rollout in ended.values()), "unknown": unknown}
+
+    async def _ends(self, session: Session, writes: dict[RolloutKey, asyncio.Future[None]]) -> str | None:
+        """Waits for ends to be written; those that are not are taken back, and why is told."""
+        ended = session.ended
+        settled = await asyncio.gather(*writes.values(), return_exceptions=True)
+        failed = {key: error for key, error in zip(writes, settled, strict=True) if error is not None}
+        if failed:
+            self.late.catch_up()
+            if session.ended is ended:
+                session.reopen(failed)
+            return "; ".join({str(error) or "the log was closed" for error in failed.values()})
+        return None
 
     async def _pass(self, http: web.BaseRequest, path: str) -> web.StreamResponse:
         """Passes on what asks for no sample."""
@@ -329,7 +352,11 @@ class Recorder:
             async with self.client.request(
                 http.method, url, data=body or None, headers=headers, allow_redirects=False
             ) as upstream:
-                content = await upstream.read()
+                self.reads.add(upstream)
+                try:
+                    content = await read(upstream.read())
+                finally:
+                    self.reads.discard(upstream)
                 kept = {"Content-Type": upstream.headers.get("Content-Type", "application/octet-stream")}
                 return web.Response(status=upstream.status, body=content, headers=kept)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from tito.capture.record.app import Recorder
     from tito.capture.record.tags import Tags
 
-__all__ = ["Dialect", "Exchange", "OpenAI", "sent_headers"]
+__all__ = ["Dialect", "Exchange", "OpenAI", "read", "sent_headers"]
 
 _PARTIAL = 1 << 20
 # An engine ends a body right after its last event.
 _END_SECONDS = 1.0
+# So many connections may be waiting for that.
+_ENDS = 64
 # Of one connection, or changed on the way.
 _HOP = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"}
@@ -79,6 +82,14 @@ class OpenAI:
     def events(self, text: bytes) -> bytes:
         """See `Dialect`."""
         return text
+
+
+async def read(reading: Awaitable[bytes]) -> bytes:
+    """What is read of a body; aiohttp's word for a connection that it has closed is an error of its kind here."""
+    try:
+        return await reading
+    except RuntimeError as error:
+        raise aiohttp.ClientPayloadError(str(error)) from None
 
 
 def sent_headers(headers: CIMultiDict[str] | Any, key: str | None, own: dict[str, str]) -> CIMultiDict[str]:
@@ -171,10 +182,11 @@ class Exchange:
             url += f"?{self.http.query_string}"
         try:
             upstream = await self.recorder.client.post(url, data=self.sent, headers=headers, allow_redirects=False)
+            self.recorder.reads.add(upstream)
             try:
                 if upstream.status == 200 and upstream.content_type == "text/event-stream":
                     return await self._stream(upstream)
-                body = await upstream.read()
+                body = await read(upstream.read())
                 if upstream.status != 200:
                     return await self._refused(upstream, body)
                 return await self._whole(upstream, body)
@@ -189,7 +201,8 @@ class Exchange:
         """Gives a connection back. One whose body has not ended is closed, so the end of a stream whose last event has
         come is waited for, but not by the client.
         """
-        if self.said_all and not upstream.content.at_eof():
+        self.recorder.reads.discard(upstream)
+        if self.said_all and not upstream.content.at_eof() and self.recorder.kept < _ENDS:
             self.recorder.keep(asyncio.ensure_future(_read_end(upstream)))
         else:
             upstream.release()
@@ -224,7 +237,7 @@ class Exchange:
         try:
             try:
                 await self._send(None)
-                while chunk := await upstream.content.readany():
+                while chunk := await read(upstream.content.readany()):
                     if out := self.dialect.events(events.feed(chunk)):
                         await self._send(out)
                     if events.over:
@@ -428,9 +441,9 @@ def check(reply: Reply, expected: int) -> None:
 
 async def _read_end(upstream: aiohttp.ClientResponse) -> None:
     try:
-        with suppress(TimeoutError, aiohttp.ClientError, OSError):
+        with suppress(aiohttp.ClientError, OSError):
             async with asyncio.timeout(_END_SECONDS):
-                while await upstream.content.readany():
+                while await read(upstream.content.readany()):
                     pass
     finally:
         upstream.release()

@@ -1,4 +1,4 @@
-"""What a process that does nothing but record may set for the whole of itself: how memory is kept.
+"""What a process that does nothing but record may set for the whole of itself: how memory is kept, how many files.
 
 Not for `tito.recording`, whose process belongs to somebody else.
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import resource
+from contextlib import suppress
 
-__all__ = ["settle_memory"]
+__all__ = ["raise_file_limit", "settle_memory"]
 
 # Of <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT = 64 << 20
 _LARGE = 32 << 20
 _YOUNG = 20_000
+# Two for each of the most calls that may be open by default, and many more.
+_FILES = 65_536
 
 
 def settle_memory() -> None:
@@ -34,3 +38,13 @@ def settle_memory() -> None:
         return
     mallopt(_TRIM_THRESHOLD, _KEPT)
     mallopt(_MMAP_THRESHOLD, _LARGE)
+
+
+def raise_file_limit() -> None:
+    """As many open files as the system lets this process have: the usual 1,024 are fewer than two a call."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # macOS has limits that it does not tell.
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

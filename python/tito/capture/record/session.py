@@ -7,12 +7,13 @@ bounded: of a rollout the last prompts are known, of a session the last used rol
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from tito._core import Request, request_mentions
 from tito.capture.record.errors import CallError
@@ -20,9 +21,10 @@ from tito.capture.record.tags import Tags, with_session
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
-_Rollout: TypeAlias = tuple[str | None, str | None, int | None]
+RolloutKey: TypeAlias = tuple[str | None, str | None, int | None]
+"""Agent, task and attempt."""
 
-__all__ = ["Index", "Mark", "Placed", "Replied", "Rollout", "Session", "Sessions"]
+__all__ = ["Index", "Mark", "Placed", "Replied", "Rollout", "RolloutKey", "Session", "Sessions"]
 
 _SESSIONS = 20_000
 # Of a rollout, of a session, and of all sessions together.
@@ -123,11 +125,11 @@ class Index:
     that what comes behind the end of a rollout is told of nobody.
     """
 
-    rollouts: OrderedDict[_Rollout, Known] = field(default_factory=OrderedDict)
+    rollouts: OrderedDict[RolloutKey, Known] = field(default_factory=OrderedDict)
     size: int = 0
     """Rollouts and prompts."""
 
-    def known(self, rollout: _Rollout, request: Request) -> Known:
+    def known(self, rollout: RolloutKey, request: Request) -> Known:
         """A rollout, which begins with this request if it is new."""
         known = self.rollouts.get(rollout)
         if known is None:
@@ -178,15 +180,15 @@ class Session:
     """The highest attempt that was used."""
     state: str = "implicit"
     """`implicit`, `begun` or `ended`."""
-    rollouts: dict[_Rollout, Rollout] = field(default_factory=dict)
+    rollouts: dict[RolloutKey, Rollout] = field(default_factory=dict)
     """Those that the next end is the end of."""
-    ended: dict[_Rollout, Rollout] = field(default_factory=dict)
+    ended: dict[RolloutKey, Rollout] = field(default_factory=dict)
     """Those that the last end was the end of."""
-    told: dict[str, object] | None = None
-    """What the last end told, once it is written."""
+    told: tuple[dict[str, Any], asyncio.Future[str | None]] | None = None
+    """What the last end told, and the writing of it, which gives what went wrong."""
     unanswered: tuple[Tags, Awaitable[None]] | None = None
     """What a begin told whose client went away before the answer, and the writing of it."""
-    past: OrderedDict[_Rollout, None] = field(default_factory=OrderedDict)
+    past: OrderedDict[RolloutKey, None] = field(default_factory=OrderedDict)
     """All that had a begin, a call or an end, as far back as is remembered."""
     before: Tags = Tags()  # noqa: RUF009
     """The defaults before the last begin or end."""
@@ -201,15 +203,15 @@ class Session:
                 return known.last
         return None
 
-    def use(self, rollout: _Rollout) -> None:
+    def use(self, rollout: RolloutKey) -> None:
         """Takes note of a rollout."""
         _remember(self.past, rollout, None, _PAST)
         self.highest = max(self.highest, rollout[2] or 0)
 
-    def close_to(self, tags: Tags) -> _Rollout | None:
+    def close_to(self, tags: Tags) -> RolloutKey | None:
         """A rollout that was used and might be the one of these tags: what is not said may be anything."""
 
-        def same(used: _Rollout) -> bool:
+        def same(used: RolloutKey) -> bool:
             return used[2] == tags.attempt and all(
                 None in pair or pair[0] == pair[1] for pair in zip(used[:2], tags.rollout[:2], strict=True)
             )
@@ -227,13 +229,14 @@ class Session:
             self.defaults = self.before
             self.highest = max((attempt or 0 for *_, attempt in self.past), default=0)
 
-    def reopen(self) -> None:
-        """Takes an end back that could not be written."""
+    def reopen(self, lost: Iterable[RolloutKey]) -> None:
+        """Takes an end back that could not be written, for the rollouts of which it could not."""
         self.defaults = self.before
-        for rollout, ended in self.ended.items():
+        for rollout in lost:
+            ended = self.ended.pop(rollout)
             again = self.rollouts.setdefault(rollout, Rollout(ended.tags))
             again.calls, again.told = again.calls + ended.calls, again.told or ended.told
-        self.ended, self.told = {}, None
+        self.told = None
 
 
 def _keep(reply: Replied) -> Iterator[Mark]:
