@@ -38,9 +38,9 @@ _API = {"/chat/completions": "chat", "/completions": "completions", "/responses"
 _LOOK_SECONDS = 1.0
 # What asks an engine to sample nothing.
 _SILENT = ("/tokenize", "/detokenize", "/embeddings", "/rerank", "/score", "/pooling", "/classify", "/count_tokens")
+_SILENT_ADMIN = ("/load_lora_adapter", "/unload_lora_adapter", "/render")
 # The server waits half of it for calls to end, and half of it again when it has told them to.
 _OPEN_SECONDS = 5.0
-_SILENT_ADMIN = ("/load_lora_adapter", "/unload_lora_adapter", "/render")
 
 
 class Recorder:
@@ -315,7 +315,7 @@ class Recorder:
         # Told again word for word, as by a client that missed the answer, it is not written again.
         if session.told is None or session.told[0] != told:
             writes = {key: self.log.append(line("end", {**one.tags.record(), **head})) for key, one in ended.items()}
-            self.keep(written := asyncio.ensure_future(self._ends(session, writes)))
+            self.keep(written := asyncio.ensure_future(self._ends(session, ended, writes)))
             session.told = told, written
         # Shielded: an end whose client goes away now is written or taken back all the same.
         if (failed := await asyncio.shield(session.told[1])) is not None:
@@ -326,9 +326,10 @@ class Recorder:
             unknown = [call for call in consumed or () if call not in session.call_ids]
         return {"session": name, "calls": sum(rollout.calls for rollout in ended.values()), "unknown": unknown}
 
-    async def _ends(self, session: Session, writes: dict[RolloutKey, asyncio.Future[None]]) -> str | None:
+    async def _ends(
+        self, session: Session, ended: dict[RolloutKey, Rollout], writes: dict[RolloutKey, asyncio.Future[None]]
+    ) -> str | None:
         """Waits for ends to be written; those that are not are taken back, and why is told."""
-        ended = session.ended
         settled = await asyncio.gather(*writes.values(), return_exceptions=True)
         failed = {key: error for key, error in zip(writes, settled, strict=True) if error is not None}
         if failed:
