@@ -93,6 +93,7 @@ DATA = {
         "prompt_in_output": 0,
         "unplaced": 0,
         "without_calls": 0,
+        "begun_again": 0,
         "disputed": 0,
         "unnamed": 0,
         "backwards": 0,

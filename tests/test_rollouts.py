@@ -119,6 +119,19 @@ def test_what_is_told_of_a_rollout_without_calls_is_counted(tmp_path):
     ]
 
 
+def test_a_rollout_that_was_begun_twice_is_told(tmp_path):
+    """As by a recorder that was started anew, which knows nothing of the attempts before."""
+    began = [told("begin", attempt=1), told("end", attempt=1, reward=1.0)]
+    run = converted(tmp_path, *began, *CALLS, *began, told("begin", attempt=2), told("mark", attempt=1, call_id="x"))
+    assert run.counts["begun_again"] == 1
+    report = tito.convert(tmp_path / "dump.jsonl", tmp_path / "again.parquet")
+    assert [warning for warning in report.warnings() if warning.startswith("begun_again")] == [
+        "begun_again: 1 rollout was begun more than once, and the calls, the last status and the last reward of all "
+        "its beginnings are one rollout's: a recorder that is started anew counts attempts from 1. Give each run a log "
+        "of its own, or name the attempts"
+    ]
+
+
 def test_numbers_that_people_give_are_of_a_rollout(tmp_path):
     """The ids of replies are unique; what native lines call `call_id` may begin anew in each rollout."""
     lines = [dumps.line(0, rollout_id=name, call_id=call) for name in "rst" for call in ("call-a", "1")]

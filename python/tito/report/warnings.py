@@ -163,6 +163,12 @@ def _naming(data: Mapping[str, Any]) -> Iterable[str]:
             f"without_calls: {n:,} {'rollout is' if n == 1 else 'rollouts are'} told of (opened, closed or marked) and "
             f"{'has' if n == 1 else 'have'} no call in the dump"
         )
+    if n := counts["begun_again"]:
+        yield (
+            f"begun_again: {n:,} {'rollout was' if n == 1 else 'rollouts were'} begun more than once, and the calls, "
+            "the last status and the last reward of all its beginnings are one rollout's: a recorder that is started "
+            "anew counts attempts from 1. Give each run a log of its own, or name the attempts"
+        )
     if n := counts["disputed"]:
         yield (
             f"disputed: the calls of {n:,} {'rollout' if n == 1 else 'rollouts'} say unlike rewards or statuses; a "

@@ -257,6 +257,7 @@ fn run<'t>(
         refuse_unplaced(plan, &settled)?;
         lock(&shared.counts).unplaced += settled.unplaced;
         lock(&shared.counts).without_calls += settled.without_calls;
+        lock(&shared.counts).begun_again += settled.begun_again;
         let replay = Replay::new(spill.seal(&settled)?, settled);
         let gates = Gates::new(workers);
         on_threads(workers, &gates, || convert_spilled(&shared, &replay, &gates))?;

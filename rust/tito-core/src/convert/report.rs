@@ -206,6 +206,8 @@ pub struct Counts {
     pub unplaced: u64,
     /// Rollouts that are told of and have no call.
     pub without_calls: u64,
+    /// Rollouts that were begun more than once.
+    pub begun_again: u64,
     /// Calls of replies that name no rollout.
     pub unnamed: u64,
     /// Calls whose turn comes before that of the call they continue.
@@ -324,6 +326,7 @@ impl Counts {
         self.retold += other.retold;
         self.unplaced += other.unplaced;
         self.without_calls += other.without_calls;
+        self.begun_again += other.begun_again;
         self.disputed += other.disputed;
         self.unnamed += other.unnamed;
         self.backwards += other.backwards;
@@ -389,7 +392,7 @@ impl Counts {
                 "by_last_id": self.judged_by_id, "by_finish": self.judged_by_finish, "by_nothing": self.judged_by_nothing,
             },
             "prompts_changed": self.prompts_changed, "prompt_in_output": self.prompt_in_output, "repeated_ids": self.repeated_ids, "retold": self.retold,
-            "unplaced": self.unplaced, "without_calls": self.without_calls, "disputed": self.disputed, "unnamed": self.unnamed,
+            "unplaced": self.unplaced, "without_calls": self.without_calls, "begun_again": self.begun_again, "disputed": self.disputed, "unnamed": self.unnamed,
             "backwards": self.backwards, "unread": self.unread, "backwards_first": self.backwards_first,
             "identities": self.identities, "served": self.served.iter().map(served_json).collect::<Vec<_>>(), "upweight": hits,
         })

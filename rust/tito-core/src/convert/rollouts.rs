@@ -6,7 +6,7 @@
 use super::ledger::key;
 use crate::capture::{Piece, Who};
 use crate::rows::Text;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Task, agent and attempt as hashes; 0 is not said.
 type Said = [u64; 3];
@@ -42,6 +42,8 @@ pub(super) struct Rollouts {
     /// Names that were there before, by rollout.
     repeated: HashMap<u32, Text>,
     notes: HashMap<u32, Who>,
+    /// Rollouts that were begun more than once.
+    again: HashSet<u32>,
 }
 
 /// What is known when all input is read.
@@ -58,6 +60,8 @@ pub(super) struct Settled {
     pub(super) unplaced_in: Option<Text>,
     /// Rollouts that are told of and have no call.
     pub(super) without_calls: u64,
+    /// Rollouts that were begun more than once.
+    pub(super) begun_again: u64,
 }
 
 impl Settled {
@@ -114,7 +118,11 @@ impl Rollouts {
         let met = &mut self.met[at];
         met.calls += piece.calls.len() as u64;
         if piece.calls.is_empty() {
-            self.notes.entry(met.number).or_default().join(who, true);
+            let note = self.notes.entry(met.number).or_default();
+            if note.outcome.begun && who.outcome.begun {
+                self.again.insert(met.number);
+            }
+            note.join(who, true);
         }
         met.number
     }
@@ -132,7 +140,7 @@ impl Rollouts {
 
     /// Nothing more will come: joins what belongs together and gives names.
     pub(super) fn settle(&mut self) -> Settled {
-        let mut settled = Settled::default();
+        let mut settled = Settled { begun_again: self.again.len() as u64, ..Settled::default() };
         let mut notes: Vec<_> = std::mem::take(&mut self.notes).into_iter().collect();
         let mut parts: Vec<&Met> = self.met.iter().filter(|met| !met.whole).collect();
         parts.sort_unstable_by_key(|met| (met.session, met.number));
