@@ -12,7 +12,7 @@ import zstandard
 from made_tokenizers import save_qwen, template
 from records import HELLO, TOOL, TOOLS, ask, client, ids_of, lines, recorder
 from scripted_engine import MODEL, ScriptedEngine, output_ids, prompt_ids
-from tito.capture.record import call
+from tito.capture.record import call, connection
 
 
 def post(url, path, body, headers=None):
@@ -106,7 +106,7 @@ def test_a_stream_that_is_over_leaves_its_connection_to_the_next_call(tmp_path):
 
 
 def test_an_engine_that_never_ends_a_stream_keeps_no_client_waiting(tmp_path, monkeypatch):
-    monkeypatch.setattr(call, "_END_SECONDS", 60)
+    monkeypatch.setattr(connection, "_END_SECONDS", 60)
     with recorder(tmp_path) as (url, _, _), client(url) as one:
         begun = time.monotonic()
         for _ in range(2):

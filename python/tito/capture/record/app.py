@@ -18,8 +18,8 @@ import aiohttp
 from aiohttp import web
 
 from tito._core import __version__
-from tito.capture.record.call import Dialect, Exchange, OpenAI, read, sent_headers
-from tito.capture.record.connection import Connector, watch
+from tito.capture.record.call import Dialect, Exchange, OpenAI, sent_headers
+from tito.capture.record.connection import Connector, read, watch
 from tito.capture.record.engine import KEPT_SECONDS, Engine, find_engine
 from tito.capture.record.errors import CallError, client_gone, said
 from tito.capture.record.late import Late

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +17,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from tito._core import EventStream, Reply, Request, amend_request, strip_reply
+from tito.capture.record.connection import read, read_end
 from tito.capture.record.engine import overflows
 from tito.capture.record.errors import CallError, chat_error, said
 from tito.capture.record.log import NotWrittenError, line, longer, when_settled
@@ -29,12 +28,10 @@ if TYPE_CHECKING:
     from tito.capture.record.app import Recorder
     from tito.capture.record.tags import Tags
 
-__all__ = ["Dialect", "Exchange", "OpenAI", "read", "sent_headers"]
+__all__ = ["Dialect", "Exchange", "OpenAI", "sent_headers"]
 
 _PARTIAL = 1 << 20
-# An engine ends a body right after its last event.
-_END_SECONDS = 1.0
-# So many connections may be waiting for that.
+# So many connections may be waiting for the end of a body.
 _ENDS = 64
 # Of one connection, or changed on the way.
 _HOP = frozenset(
@@ -82,14 +79,6 @@ class OpenAI:
     def events(self, text: bytes) -> bytes:
         """See `Dialect`."""
         return text
-
-
-async def read(reading: Awaitable[bytes]) -> bytes:
-    """What is read of a body; aiohttp's word for a connection that it has closed is an error of its kind here."""
-    try:
-        return await reading
-    except RuntimeError as error:
-        raise aiohttp.ClientPayloadError(str(error)) from None
 
 
 def sent_headers(headers: CIMultiDict[str] | Any, key: str | None, own: dict[str, str]) -> CIMultiDict[str]:
@@ -203,7 +192,7 @@ class Exchange:
         """
         self.recorder.reads.discard(upstream)
         if self.said_all and not upstream.content.at_eof() and self.recorder.kept < _ENDS:
-            self.recorder.keep(asyncio.ensure_future(_read_end(upstream)))
+            self.recorder.keep(asyncio.ensure_future(read_end(upstream)))
         else:
             upstream.release()
 
@@ -437,16 +426,6 @@ def check(reply: Reply, expected: int) -> None:
             raise CallError("missing_ids", f"{which}the reply has no {what} ids: {hint}", retry=False)
     if not reply.usage:
         raise CallError("mismatch", "the reply has no usage, so its ids cannot be counted")
-
-
-async def _read_end(upstream: aiohttp.ClientResponse) -> None:
-    try:
-        with suppress(aiohttp.ClientError, OSError):
-            async with asyncio.timeout(_END_SECONDS):
-                while await read(upstream.content.readany()):
-                    pass
-    finally:
-        upstream.release()
 
 
 def _sent_error(events: EventStream) -> CallError | None:

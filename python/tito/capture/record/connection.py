@@ -7,13 +7,17 @@ body whose chunks turn out to be none would wait for ever.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
 
-__all__ = ["Connector", "watch"]
+__all__ = ["Connector", "read", "read_end", "watch"]
 
 _LOOK_SECONDS = 0.5
+# An engine ends a body right after its last event.
+_END_SECONDS = 1.0
 
 
 class Connector(aiohttp.TCPConnector):
@@ -25,6 +29,25 @@ class Connector(aiohttp.TCPConnector):
                 return connection
             connection.close()
         return None
+
+
+async def read(reading: Awaitable[bytes]) -> bytes:
+    """What is read of a body; aiohttp's word for a connection that it has closed is an error of its kind here."""
+    try:
+        return await reading
+    except RuntimeError as error:
+        raise aiohttp.ClientPayloadError(str(error)) from None
+
+
+async def read_end(upstream: aiohttp.ClientResponse) -> None:
+    """Takes the end of a body whose last event has come, and gives the connection back."""
+    try:
+        with suppress(aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_END_SECONDS):
+                while await read(upstream.content.readany()):
+                    pass
+    finally:
+        upstream.release()
 
 
 async def watch(reads: set[aiohttp.ClientResponse]) -> None:
