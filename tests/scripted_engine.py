@@ -94,6 +94,10 @@ class ScriptedEngine:
     idle: float | None = None
     """After so many seconds without a request a connection is closed."""
     headers: list = field(default_factory=list)
+    targets: list = field(default_factory=list)
+    """Path and query of each request."""
+    listed: object = None
+    """What it lists as its models."""
     server: object = None
     number: int = 0
     open: set = field(default_factory=set)
@@ -198,14 +202,12 @@ class _Connection(asyncio.Protocol):
 
     async def _answer(self, method, path, headers, body):
         engine = self.engine
+        if engine.keep_requests:
+            engine.targets.append(path)
         if method == "GET":
+            row = {"id": MODEL, "root": f"/models/{MODEL}", "max_model_len": CONTEXT, "owned_by": engine.owner}
             known = {
-                "/v1/models": {
-                    "object": "list",
-                    "data": [
-                        {"id": MODEL, "root": f"/models/{MODEL}", "max_model_len": CONTEXT, "owned_by": engine.owner}
-                    ],
-                },
+                "/v1/models": {"object": "list", "data": [row] if engine.listed is None else engine.listed},
                 "/version": {"version": "0.32.0"},
                 "/health": {},
             }
@@ -238,6 +240,8 @@ class _Connection(asyncio.Protocol):
             self._send(400, json.dumps({"error": told}).encode())
         elif request.get("stream"):
             await self._stream(answer)
+        elif (said := script.get("said")) is not None:
+            self._send(script.get("status", 200), said.encode())
         else:
             await asyncio.sleep(engine.delay * answer.tokens)
             whole = answer.whole()

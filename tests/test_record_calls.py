@@ -1,5 +1,6 @@
 """What passes through a recorder, and what it writes: the engine's own reply, less the ids; its ids, all of them."""
 
+import asyncio
 import contextlib
 import json
 import time
@@ -12,7 +13,7 @@ import zstandard
 from made_tokenizers import save_qwen, template
 from records import HELLO, TOOL, TOOLS, ask, client, ids_of, lines, recorder
 from scripted_engine import MODEL, ScriptedEngine, output_ids, prompt_ids
-from tito.capture.record import call, connection
+from tito.capture.record import connection
 
 
 def post(url, path, body, headers=None):
@@ -116,15 +117,31 @@ def test_an_engine_that_never_ends_a_stream_keeps_no_client_waiting(tmp_path, mo
     assert len(lines(tmp_path)) == 2
 
 
+def test_closed_connections_leave_nothing_behind():
+    """An end that is not awaited yet, and one that is given back when all are closed."""
+
+    async def leave(upstream):
+        connections = connection.Connections(60)
+        asked = {"model": MODEL, "messages": HELLO, "stream": True, "scripted": {"late_end": 60}}
+        replies = [await connections.http.post(f"{upstream}/v1/chat/completions", json=asked) for _ in range(2)]
+        connections.give_back(replies[0], ends=True)
+        await connections.close()
+        connections.give_back(replies[1], ends=True)
+        return [reply.closed for reply in replies], asyncio.all_tasks() - {asyncio.current_task()}
+
+    with ScriptedEngine().serving() as upstream:
+        assert asyncio.run(leave(upstream)) == ([True, True], set())
+
+
 def test_connections_whose_end_is_awaited_are_few(tmp_path):
     with recorder(tmp_path) as (url, engine, _):
         before = len(engine.open)
         with client(url) as one:
-            for _ in range(call._ENDS + 40):
+            for _ in range(connection._ENDS + 40):
                 more = {"extra_body": {"scripted": {"late_end": 60}}}
                 assert list(one.chat.completions.create(model=MODEL, messages=HELLO, stream=True, **more))
-                assert len(engine.open) <= before + call._ENDS + 2
-    assert len(lines(tmp_path)) == call._ENDS + 40
+                assert len(engine.open) <= before + connection._ENDS + 2
+    assert len(lines(tmp_path)) == connection._ENDS + 40
 
 
 @pytest.mark.parametrize("stream", [False, True])

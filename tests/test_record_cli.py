@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import made_tokenizers
 import pytest
@@ -221,6 +222,9 @@ def test_a_preflight_says_what_an_engine_loses():
     code, found = preflight(ScriptedEngine(script={"fault": "drop_chunk"}))
     assert code == 1
     assert "usage.completion_tokens is 4, the outputs hold 3 ids" in found["stream"]["found"]
+    code, found = preflight(ScriptedEngine(script={"fault": "bad_framing"}))
+    assert (code, found["whole reply"]["state"], found["stream"]["state"]) == (1, "fail", "fail")
+    assert found["stream"]["found"] == "the body is no HTTP: the connection was closed"
     code, found = preflight(ScriptedEngine(script={"reply": '<think>hm</think><tool_call>{"name":'}))
     assert (code, found["tools"]["state"], found["thinking"]["state"]) == (0, "warn", "warn")
     assert "--tool-call-parser hermes" in found["tools"]["advice"]
@@ -229,9 +233,55 @@ def test_a_preflight_says_what_an_engine_loses():
     assert found["thinking"]["found"] == "the reply ended, and all of it counts as thinking"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[]",
+        "null",
+        '{"choices": []}',
+        '{"choices": [{"message": null}]}',
+        '{"error": {"message": "boom"}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_preflight_goes_on_behind_a_reply_that_is_none(said):
+    code, found = preflight(ScriptedEngine(script={"said": said}))
+    states = {what: one["state"] for what, one in found.items()}
+    assert (code, states) == (
+        1,
+        {"engine": "warn", "whole reply": "fail", "stream": "ok", "tools": "fail", "thinking": "fail"},
+    )
+
+
+def test_a_call_without_a_function_is_none():
+    message = {"role": "assistant", "content": "", "tool_calls": [{"function": None}]}
+    _, found = preflight(ScriptedEngine(script={"said": json.dumps({"choices": [{"message": message}]})}))
+    assert found["tools"]["found"] == "offered, and the model called none; ids come all the same"
+
+
+def test_a_preflight_does_not_wait_for_what_drips(monkeypatch):
+    from tito.capture.record import preflight
+    from tito.capture.record.options import Options, Upstream
+
+    engine = ScriptedEngine(tokens=100, delay=0.3)
+    begun = time.monotonic()
+    with engine.serving() as upstream:
+        options = Options(upstream=Upstream.parse(upstream), out=Path("log"), idle_seconds=1)
+        found = {one.what: one for one in asyncio.run(preflight.preflight(options))}
+    assert found["stream"].state == "fail"
+    assert time.monotonic() - begun < 20
+
+
+def test_models_that_are_listed_oddly(tmp_path):
+    """Of another user's folder no more can be told than of a path that is too long."""
+    odd = {"id": "m\ud800", "root": "x" * 5000, "owned_by": ["vllm"], "max_model_len": "long"}
+    code, found = preflight(ScriptedEngine(listed=[7, {"object": "model"}, odd]))
+    assert (code, found["engine"]["found"].split(";")[0]) == (0, "vllm 0.32.0: m\\ud800")
+
+
 def test_an_engine_that_hangs_up_while_its_tokenizer_is_read(tmp_path, monkeypatch):
     """Reading a tokenizer holds up the loop, which does not see that the engine closed the idle connection."""
-    from tito.capture.record import preflight
+    from tito.capture.record import connection, preflight
     from tito.capture.record.options import Options, Upstream
 
     find = preflight.find_engine
@@ -242,7 +292,7 @@ def test_an_engine_that_hangs_up_while_its_tokenizer_is_read(tmp_path, monkeypat
         return found
 
     monkeypatch.setattr(preflight, "find_engine", slow)
-    monkeypatch.setattr(preflight, "KEPT_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "_KEPT_SECONDS", 0.1)
     with ScriptedEngine(idle=0.2).serving() as upstream:
         options = Options(upstream=Upstream.parse(upstream), out=tmp_path)
         found = {one.what: one for one in asyncio.run(preflight.preflight(options))}

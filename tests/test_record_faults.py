@@ -602,6 +602,14 @@ def test_a_request_that_is_no_text_is_refused(tmp_path):
     assert lines(tmp_path) == []
 
 
+def test_a_status_that_ends_no_call_is_no_reply(tmp_path):
+    with recorder(tmp_path) as (url, _, _):
+        with pytest.raises(openai.InternalServerError, match="the engine answered 101, which is no reply"):
+            ask(url, scripted={"said": "", "status": 101})
+        ask(url)
+    assert [line.get("error", {}).get("type") for line in lines(tmp_path)] == ["upstream_error", None]
+
+
 def test_an_engine_that_comes_up_later_is_looked_at_then(tmp_path, monkeypatch):
     monkeypatch.setattr("tito.capture.record.app._LOOK_SECONDS", 0.0)
     with socket.socket() as taken:

@@ -10,7 +10,7 @@ import pytest
 import tito
 from records import ask, lines, post, recorder, root
 from tito._core import Request
-from tito.capture.record import session
+from tito.capture.record import replies, session
 from tito.capture.record.app import Recorder
 from tito.capture.record.errors import CallError
 from tito.capture.record.log import NotWrittenError
@@ -139,11 +139,11 @@ def test_an_end_that_could_not_be_written_can_be_told_again(tmp_path):
         sessions.place(Tags(session="r", attempt=1), request, b"")
         log.full = True
         with pytest.raises(NotWrittenError):
-            await recorder._end("r", {"reward": 1})
+            await recorder.rollouts.end("r", {"reward": 1})
         sessions.place(Tags(session="r", attempt=1), request, b"")
         log.full = False
-        assert (await recorder._end("r", {"reward": 1}))["calls"] == 2
-        assert (await recorder._end("r", {"reward": 1}))["calls"] == 2
+        assert (await recorder.rollouts.end("r", {"reward": 1}))["calls"] == 2
+        assert (await recorder.rollouts.end("r", {"reward": 1}))["calls"] == 2
 
     class Written:
         full, ends = False, []
@@ -176,8 +176,13 @@ def test_interleaved_rollouts_do_not_make_each_other_forgotten(tmp_path):
 
 def test_what_is_remembered_has_bounds(monkeypatch):
     """Counted as it is kept, whatever is begun, ended and forgotten in between."""
-    for name, bound in {"_SESSIONS": 9, "_PROMPTS": 4, "_PROMPTS_OF_SESSION": 15, "_PROMPTS_OF_ALL": 60}.items():
-        monkeypatch.setattr(session, name, bound)
+    for room, name, bound in (
+        (session, "_SESSIONS", 9),
+        (session, "_PROMPTS_OF_ALL", 60),
+        (replies, "_PROMPTS", 4),
+        (replies, "_PROMPTS_OF_SESSION", 15),
+    ):
+        monkeypatch.setattr(room, name, bound)
     draw = random.Random(5)
     sessions = session.Sessions(lambda *_: None)
     on_their_way = []
@@ -196,12 +201,12 @@ def test_what_is_remembered_has_bounds(monkeypatch):
             on_their_way.append(sessions.place(tags, Request(body), body))
         else:
             placed = on_their_way.pop(draw.randrange(len(on_their_way)))
-            sessions.replied(placed, session.Replied(str(n), placed.tags, (n,), "solver", True, False, False, "x" * 50))
+            sessions.replied(placed, replies.Replied(str(n), placed.tags, (n,), "solver", True, False, False, "x" * 50))
         indexes = [kept.index for kept in sessions._all.values()]
         for index in indexes:
             assert index.size == sum(1 + len(known.replies) for known in index.rollouts.values()) <= 15 + 4
             found = [found for known in index.rollouts.values() for found in known.replies.values()]
-            assert sum(bool(reply.text) for replies in found for reply in replies) <= len(index.rollouts)
+            assert sum(bool(reply.text) for given in found for reply in given) <= len(index.rollouts)
         assert sessions._prompts == sum(index.size for index in indexes) <= 60
         assert len(sessions) <= 9
         most = max(most, sessions._prompts)

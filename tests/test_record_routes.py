@@ -1,15 +1,17 @@
 """Routes besides chat: translated and recorded, passed, or refused; and what a recorder tells of itself."""
 
 import json
+import socket
 import threading
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 import anthropic
 import openai
 import pytest
 import tito
-from records import TOOL, TOOLS, ask, client, ids_of, lines, recorder
+from records import HELLO, TOOL, TOOLS, ask, client, ids_of, lines, recorder
 from scripted_engine import MODEL, ScriptedEngine, _Answer, output_ids
 
 BASH = {"type": "function", "name": "bash", "parameters": {"type": "object", "properties": {}}}
@@ -328,6 +330,40 @@ def test_a_request_of_another_shape_is_refused(tmp_path, path, asked, said):
         assert (answer.get("type") == "error") is (path == "/messages")
         assert said in answer["error"]["message"]
         assert engine.requests == []
+
+
+def test_a_query_goes_on_as_it_came(tmp_path):
+    query = "?a=%23x&b=%2526&c=%0d%0aX-Evil:%201&d=+"
+    with recorder(tmp_path) as (url, engine, _):
+        urllib.request.urlopen(f"{url}/models{query}", timeout=10).read()
+        asked = json.dumps({"model": MODEL, "messages": HELLO}).encode()
+        sent = urllib.request.Request(f"{url}/chat/completions{query}", asked, {"Content-Type": "application/json"})
+        urllib.request.urlopen(sent, timeout=10).read()
+    assert engine.targets[-2:] == [f"/v1/models{query}", f"/v1/chat/completions{query}"]
+
+
+def test_a_bad_tag_is_refused_on_every_route(tmp_path):
+    with recorder(tmp_path) as (url, _, _):
+        for path, body in (("models", None), ("embeddings", b"{}")):
+            request = urllib.request.Request(f"{url}/{path}", body, {"x-tito-kind": "bogus"})
+            with pytest.raises(urllib.error.HTTPError) as told:
+                urllib.request.urlopen(request, timeout=10)
+            assert told.value.code == 400
+            assert "x-tito-kind" in json.loads(told.value.read())["error"]["message"]
+
+
+def test_who_asks_whether_to_go_on_is_told(tmp_path):
+    with recorder(tmp_path) as (url, _, _):
+        place = urlsplit(url)
+        body = json.dumps({"model": MODEL, "messages": HELLO}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        with socket.create_connection((place.hostname, place.port), timeout=10) as made:
+            made.sendall(f"{head}Expect: 100-continue\r\nConnection: close\r\n\r\n".encode())
+            assert made.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            made.sendall(body)
+            came = b"".join(iter(lambda: made.recv(65536), b""))
+    assert came.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert json.loads(came.partition(b"\r\n\r\n")[2])["choices"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -8,77 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
 from tito._core import EventStream, Reply, Request, amend_request, strip_reply
-from tito.capture.record.connection import read, read_end
+from tito.capture.record.client import Dialect, OpenAI
+from tito.capture.record.connection import address, read
 from tito.capture.record.engine import overflows
-from tito.capture.record.errors import CallError, chat_error, said
+from tito.capture.record.errors import CallError, said
 from tito.capture.record.log import NotWrittenError, line, longer, when_settled
-from tito.capture.record.session import Placed, Replied, kept_text
+from tito.capture.record.replies import Replied, kept_text
+from tito.capture.record.session import Placed
 from tito.errors import DataError
 
 if TYPE_CHECKING:
     from tito.capture.record.app import Recorder
     from tito.capture.record.tags import Tags
 
-__all__ = ["Dialect", "Exchange", "OpenAI", "sent_headers"]
+__all__ = ["Exchange", "check", "sent_headers"]
 
 _PARTIAL = 1 << 20
-# So many connections may be waiting for the end of a body.
-_ENDS = 64
 # Of one connection, or changed on the way.
 _HOP = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"}
     | {"upgrade", "host", "content-length", "accept-encoding", "content-encoding", "expect"}
 )
-
-
-class Dialect(Protocol):
-    """How a client speaks. Chat and completions go through as they are; other routes are translated to chat."""
-
-    route: str
-
-    def error(self, error: CallError) -> bytes:
-        """The body of a failure."""
-
-    def error_event(self, error: CallError) -> bytes:
-        """A failure in a stream, in place of its end."""
-
-    def reply(self, body: bytes) -> bytes:
-        """A whole reply."""
-
-    def events(self, text: bytes) -> bytes:
-        """Whole events of a stream."""
-
-
-@dataclass(slots=True)
-class OpenAI:
-    """Chat completions and completions: everything goes on as it came."""
-
-    route: str
-
-    def error(self, error: CallError) -> bytes:
-        """See `Dialect`."""
-        return chat_error(error)
-
-    def error_event(self, error: CallError) -> bytes:
-        """See `Dialect`."""
-        return b"data: " + chat_error(error) + b"\n\n"
-
-    def reply(self, body: bytes) -> bytes:
-        """See `Dialect`."""
-        return body
-
-    def events(self, text: bytes) -> bytes:
-        """See `Dialect`."""
-        return text
 
 
 def sent_headers(headers: CIMultiDict[str] | Any, key: str | None, own: dict[str, str]) -> CIMultiDict[str]:
@@ -163,38 +121,28 @@ class Exchange:
 
     async def run(self, path: str) -> web.StreamResponse:
         """Sends the request on and brings the reply back; raises `CallError` where no reply has begun."""
-        options = self.recorder.options
+        options, connections = self.recorder.options, self.recorder.connections
         headers = sent_headers(self.http.headers, self.key, options.headers)
         headers["Content-Type"] = "application/json"
-        url = options.upstream.api + path
-        if self.http.query_string:
-            url += f"?{self.http.query_string}"
+        url = address(options.upstream.api + path, self.http)
         try:
-            upstream = await self.recorder.client.post(url, data=self.sent, headers=headers, allow_redirects=False)
-            self.recorder.reads.add(upstream)
+            upstream = await connections.http.post(url, data=self.sent, headers=headers, allow_redirects=False)
             try:
-                if upstream.status == 200 and upstream.content_type == "text/event-stream":
-                    return await self._stream(upstream)
-                body = await read(upstream.read())
-                if upstream.status != 200:
-                    return await self._refused(upstream, body)
-                return await self._whole(upstream, body)
+                with connections.reading(upstream):
+                    if upstream.status < 200:
+                        raise CallError("upstream_error", f"the engine answered {upstream.status}, which is no reply")
+                    if upstream.status == 200 and upstream.content_type == "text/event-stream":
+                        return await self._stream(upstream)
+                    body = await read(upstream.read())
+                    if upstream.status != 200:
+                        return await self._refused(upstream, body)
+                    return await self._whole(upstream, body)
             finally:
-                self._leave(upstream)
+                connections.give_back(upstream, ends=self.said_all)
         except CallError as error:
             raise self.fail(error) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self.fail(CallError("upstream_error", said(error))) from None
-
-    def _leave(self, upstream: aiohttp.ClientResponse) -> None:
-        """Gives a connection back. One whose body has not ended is closed, so the end of a stream whose last event has
-        come is waited for, but not by the client.
-        """
-        self.recorder.reads.discard(upstream)
-        if self.said_all and not upstream.content.at_eof() and self.recorder.kept < _ENDS:
-            self.recorder.keep(asyncio.ensure_future(read_end(upstream)))
-        else:
-            upstream.release()
 
     async def _whole(self, upstream: aiohttp.ClientResponse, body: bytes) -> web.StreamResponse:
         hide = not self.request.wants_ids and not self.recorder.options.text_only

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
     from tito.capture.record.options import Options
 
-__all__ = ["KEPT_SECONDS", "Engine", "find_engine", "overflows"]
-
-KEPT_SECONDS = 4.0
-"""For how long an idle connection to an engine is used again. Servers close theirs after 5 s or more, and one that is
-closed under a request fails the call."""
+__all__ = ["Engine", "find_engine", "overflows"]
 
 # SGLang refuses `return_token_ids` for streams of chat and puts the ids into a last chunk of their own instead.
 _SGLANG_STREAM = [("return_input_ids_in_sglext", "true"), ("return_output_ids_in_sglext", "true")]
@@ -77,10 +73,8 @@ async def find_engine(client: aiohttp.ClientSession, options: Options) -> Engine
     root = options.upstream.root
     answered = await _answer(client, f"{options.upstream.api}/models", options)
     listed = answered or {}
-    kept = ("id", "root", "parent", "max_model_len", "owned_by")
     data = listed.get("data")
-    rows = data if isinstance(data, list) else []
-    models = [{key: row[key] for key in kept if row.get(key) is not None} for row in rows if isinstance(row, dict)]
+    models = [model for row in (data if isinstance(data, list) else []) if "id" in (model := _model(row))]
     owners = {model.get("owned_by") for model in models}
     version = (await _get(client, f"{root}/version", options)).get("version") if models else None
     paths = [str(model.get("root") or model.get("id")) for model in models if "parent" not in model]
@@ -112,6 +106,17 @@ def overflows(status: int, body: bytes) -> bool:
     return status in (400, 413, 422) and any(words in text for words in _OVERFLOW)
 
 
+def _model(row: Any) -> dict[str, Any]:
+    """What is kept of a model that an engine lists; whatever is not of its type is left out."""
+    told = row if isinstance(row, dict) else {}
+    texts = {key: told[key] for key in ("id", "root", "parent", "owned_by") if isinstance(told.get(key), str)}
+    # JSON can spell half a surrogate pair, which can be neither sent nor shown.
+    model: dict[str, Any] = {key: text.encode("utf-8", "backslashreplace").decode() for key, text in texts.items()}
+    if isinstance(told.get("max_model_len"), int):
+        model["max_model_len"] = told["max_model_len"]
+    return model
+
+
 async def _get(client: aiohttp.ClientSession, url: str, options: Options) -> dict[str, Any]:
     return await _answer(client, url, options) or {}
 
@@ -129,7 +134,7 @@ async def _answer(client: aiohttp.ClientSession, url: str, options: Options) -> 
             if reply.status >= 500:
                 return None
             value = json.loads(await reply.read()) if reply.status == 200 else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None
@@ -166,10 +171,11 @@ def _hashes(given: Path | None, paths: list[str]) -> tuple[str | None, str | Non
             raise UsageError(f"--tokenizer {given}: no such folder")
         return (*read(given), str(given))
     for path in paths:
-        if (folder := Path(path)).joinpath("tokenizer.json").is_file():
-            try:
+        try:
+            if (folder := Path(path)).joinpath("tokenizer.json").is_file():
                 return (*read(folder), path)
-            except TitoError:
-                # What cannot be read here (no template, a missing package) is not known, and so is left out.
-                continue
+        except (TitoError, OSError, ValueError):
+            # What cannot be read here (no template, a missing package, a folder of another user's, a name that is no
+            # path) is not known, and so is left out.
+            continue
     return None, None, None

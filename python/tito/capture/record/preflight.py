@@ -10,7 +10,8 @@ import aiohttp
 
 from tito._core import EventStream, Reply
 from tito.capture.record.call import check
-from tito.capture.record.engine import KEPT_SECONDS, Engine, find_engine, overflows
+from tito.capture.record.connection import Connections, read
+from tito.capture.record.engine import Engine, find_engine, overflows
 from tito.capture.record.errors import CallError
 from tito.errors import DataError, WorldError, with_hint
 
@@ -33,6 +34,8 @@ _TOOL = {
 }
 _ASK = [{"role": "user", "content": "List the files of this folder with the tool bash."}]
 
+_JSON = {"Content-Type": "application/json"}
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -53,14 +56,12 @@ async def preflight(options: Options, model: str | None = None) -> list[Finding]
 
     `WorldError` when nobody is there.
     """
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=options.idle_seconds)
-    connector = aiohttp.TCPConnector(keepalive_timeout=KEPT_SECONDS)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=options.headers) as client:
-        engine = await find_engine(client, options)
+    async with Connections(options.idle_seconds) as connections:
+        engine = await find_engine(connections.http, options)
         if not engine.models:
             hint = "start the engine, or see whether the URL is its base URL"
             raise with_hint(WorldError(f"{options.upstream.shown}: no engine lists its models here"), hint)
-        trial = _Trial(client, options, engine, model or str(engine.models[0]["id"]))
+        trial = _Trial(connections, options, engine, model or str(engine.models[0]["id"]))
         findings = [_identity(engine)]
         findings.append(await trial.ids("whole reply", stream=False))
         findings.append(await trial.ids("stream", stream=True))
@@ -78,19 +79,23 @@ def _identity(engine: Engine) -> Finding:
 
 
 class _Trial:
-    def __init__(self, client: aiohttp.ClientSession, options: Options, engine: Engine, model: str) -> None:
-        self.client, self.options, self.engine, self.model = client, options, engine, model
+    def __init__(self, connections: Connections, options: Options, engine: Engine, model: str) -> None:
+        self.connections, self.options, self.engine, self.model = connections, options, engine, model
 
-    async def ask(self, *, stream: bool, **more: Any) -> tuple[dict[str, Any], bytes]:
-        """A chat reply, and its text; a stream is joined. `CallError` where the engine refuses."""
+    async def ask(self, *, stream: bool, **more: Any) -> bytes:
+        """A chat reply; a stream is joined. `CallError` where the engine refuses."""
         asked: dict[str, Any] = {"model": self.model, "messages": _ASK, "temperature": 0, "max_tokens": 64, **more}
         switches = self.engine.switches("chat", stream=stream)
         asked |= {name: json.loads(value) for name, value in switches}
         if stream:
             asked |= {"stream": True, "stream_options": {"include_usage": True}}
+        url, headers = f"{self.options.upstream.api}/chat/completions", {**self.options.headers, **_JSON}
+        # Short calls: what drips without end is no reply either.
+        timeout = aiohttp.ClientTimeout(total=self.options.idle_seconds, sock_connect=30)
         try:
-            async with self.client.post(f"{self.options.upstream.api}/chat/completions", json=asked) as reply:
-                body = await reply.read()
+            async with self.connections.http.post(url, json=asked, headers=headers, timeout=timeout) as reply:
+                with self.connections.reading(reply):
+                    body = await read(reply.read())
                 if reply.status != 200:
                     outcome = "context_overflow" if overflows(reply.status, body) else "upstream_status"
                     raise CallError(outcome, f"{reply.status}: {body[:300].decode('utf-8', 'replace')}")
@@ -100,17 +105,12 @@ class _Trial:
             events = EventStream(1, False, False)
             events.feed(body)
             body = events.reply()
-        try:
-            reply_json = json.loads(body)
-        except ValueError as error:
-            raise CallError("broken_stream", f"the reply is not JSON: {error}") from None
-        return reply_json, body
+        return body
 
     async def ids(self, what: str, **more: Any) -> Finding:
         """Whether ids come, and are as many as the engine counts."""
         try:
-            _, body = await self.ask(**more)
-            reply = Reply(body)
+            reply = Reply(await self.ask(**more))
             check(reply, 1)
         except (CallError, DataError) as error:
             advice = {
@@ -125,17 +125,16 @@ class _Trial:
         """Whether tools may be offered, and whether ids come with them in a stream."""
         what = "tools"
         try:
-            whole, _ = await self.ask(stream=False, tools=[_TOOL])
+            message, _ = _message(await self.ask(stream=False, tools=[_TOOL]))
         except CallError as error:
             advice = "start the engine with a tool parser: --enable-auto-tool-choice --tool-call-parser hermes (Qwen3)"
             return Finding(what, "fail", str(error), advice)
         found = await self.ids(what, stream=True, tools=[_TOOL])
         if found.state != "ok":
             return found
-        message = whole["choices"][0]["message"]
         text = str(message.get("content") or "")
-        if message.get("tool_calls"):
-            return Finding(what, "ok", f"a call of {message['tool_calls'][0]['function']['name']!r} was parsed")
+        if (called := _called(message)) is not None:
+            return Finding(what, "ok", f"a call of {called!r} was parsed")
         if "<tool_call>" in text or "<function=" in text:
             advice = "the tool parser does not fit: --tool-call-parser hermes for Qwen3, qwen3_coder for Qwen3.5"
             return Finding(what, "warn", "a call stands in the content, unparsed", advice)
@@ -148,17 +147,38 @@ class _Trial:
         if found.state != "ok":
             return found
         try:
-            whole, _ = await self.ask(stream=False, chat_template_kwargs={"enable_thinking": True}, max_tokens=256)
+            asked = self.ask(stream=False, chat_template_kwargs={"enable_thinking": True}, max_tokens=256)
+            message, finish = _message(await asked)
         except CallError as error:
             return Finding(what, "fail", str(error))
-        choice = whole["choices"][0]
-        message = choice["message"]
         thought = message.get("reasoning") or message.get("reasoning_content")
         text = str(message.get("content") or "")
         if "<think>" in text or "</think>" in text:
             advice = "start the engine with a reasoning parser: --reasoning-parser qwen3 (ids are exact without it too)"
             return Finding(what, "warn", "thinking stands in the content: harnesses will send it back", advice)
-        if thought and not text and not message.get("tool_calls") and choice.get("finish_reason") == "stop":
+        if thought and not text and not message.get("tool_calls") and finish == "stop":
             advice = "the reasoning parser takes everything for thinking: drop it, or choose the model's own"
             return Finding(what, "warn", "the reply ended, and all of it counts as thinking", advice)
         return Finding(what, "ok", "thinking is told apart" if thought else "no thinking came; ids come all the same")
+
+
+def _message(body: bytes) -> tuple[dict[str, Any], Any]:
+    """The message of a whole reply, and its finish reason; `CallError` where it has none."""
+    try:
+        reply = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise CallError("broken_stream", f"the reply is not JSON: {error}") from None
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise CallError("broken_stream", f"the reply holds no message: {body[:300].decode('utf-8', 'replace')}")
+    return message, choice.get("finish_reason")
+
+
+def _called(message: dict[str, Any]) -> str | None:
+    """The tool that a message calls first."""
+    calls = message.get("tool_calls")
+    first = calls[0] if isinstance(calls, list) and calls else None
+    function = first.get("function") if isinstance(first, dict) else None
+    return str(function.get("name")) if isinstance(function, dict) else None

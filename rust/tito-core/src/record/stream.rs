@@ -53,13 +53,16 @@ impl Stream {
 
     /// Takes bytes as they came; gives what goes on to the client now.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(bytes.len() + self.buffer.len());
+        let mut out = Vec::with_capacity(bytes.len());
+        // What came before holds no whole event: of its end only the part that may begin a blank line is looked at again,
+        // or an event that comes in many pieces would be read as many times.
+        let mut from = self.buffer.len().saturating_sub(2);
         self.buffer.extend_from_slice(bytes);
         let buffer = std::mem::take(&mut self.buffer);
         let mut at = 0;
-        while let Some(end) = event_end(&buffer[at..]) {
-            self.event(&buffer[at..at + end], &mut out);
-            at += end;
+        while let Some(end) = event_end(&buffer, from) {
+            self.event(&buffer[at..end], &mut out);
+            (at, from) = (end, end);
         }
         self.buffer = buffer;
         self.buffer.drain(..at);
@@ -240,9 +243,9 @@ fn gone(key: &[u8]) -> Fate {
     if reply::fate(key) == Fate::Keep { Fate::Keep } else { Fate::Cut }
 }
 
-/// Length of the first event: up to and with its blank line.
-fn event_end(text: &[u8]) -> Option<usize> {
-    let mut at = 0;
+/// Where the first event ends whose blank line begins at `from` or later: behind that line.
+fn event_end(text: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
     while let Some(n) = memchr::memchr(b'\n', &text[at..]) {
         let next = at + n + 1;
         match &text[next..] {
@@ -310,6 +313,17 @@ mod tests {
                 (reply.choices[0].prompt, reply.choices[0].output, &reply.choices[0].bad),
                 (Some(3), Some(4), &None)
             );
+        }
+    }
+
+    #[test]
+    fn an_event_ends_where_its_blank_line_does_however_it_came() {
+        for text in ["data: {}\n\n", "data: {}\r\n\r\n", "a\n\r\n", "\n\n", "\ndata: {}\n\n", "\r\n\r\ndata: {}\n\n"] {
+            for step in 1..=text.len() {
+                let mut stream = Stream::new(1, false, false);
+                let passed: Vec<_> = text.as_bytes().chunks(step).flat_map(|part| stream.feed(part)).collect();
+                assert_eq!((passed.as_slice(), stream.buffer.len()), (text.as_bytes(), 0), "{text:?} by {step}");
+            }
         }
     }
 
