@@ -51,8 +51,9 @@ $(TORCH)/made:
 	$(TORCH)/bin/pip uninstall --quiet --yes triton
 	touch $@
 
-site = $$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-lends = $(TORCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$(call site,$(1))/torch.pth"
+tell_site = $(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+site = $$($(call tell_site,$(1)))
+lends = $(call tell_site,$(TORCH)) > "$(call site,$(1))/torch.pth"
 
 $(TRAINERS)/made: $(TORCH)/made
 	$(PYTHON) -m venv $(TRAINERS)
