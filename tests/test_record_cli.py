@@ -259,7 +259,7 @@ def test_a_call_without_a_function_is_none():
     assert found["tools"]["found"] == "offered, and the model called none; ids come all the same"
 
 
-def test_a_preflight_does_not_wait_for_what_drips(monkeypatch):
+def test_a_preflight_does_not_wait_for_what_drips():
     from tito.capture.record import preflight
     from tito.capture.record.options import Options, Upstream
 
@@ -272,7 +272,7 @@ def test_a_preflight_does_not_wait_for_what_drips(monkeypatch):
     assert time.monotonic() - begun < 20
 
 
-def test_models_that_are_listed_oddly(tmp_path):
+def test_models_that_are_listed_oddly():
     """Of another user's folder no more can be told than of a path that is too long."""
     odd = {"id": "m\ud800", "root": "x" * 5000, "owned_by": ["vllm"], "max_model_len": "long"}
     code, found = preflight(ScriptedEngine(listed=[7, {"object": "model"}, odd]))

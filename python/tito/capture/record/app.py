@@ -20,7 +20,7 @@ from tito.capture.record.call import Exchange, sent_headers
 from tito.capture.record.client import Dialect, OpenAI, failure, read_body
 from tito.capture.record.connection import Connections, address, read
 from tito.capture.record.engine import Engine, find_engine
-from tito.capture.record.errors import CallError, client_gone, said
+from tito.capture.record.errors import CallError, client_gone, refused, said
 from tito.capture.record.late import Late
 from tito.capture.record.log import Log, line, when_settled
 from tito.capture.record.options import Options
@@ -170,7 +170,7 @@ class Recorder:
         if http.method in ("GET", "HEAD", "OPTIONS") or path.endswith(_SILENT + _SILENT_ADMIN):
             return await self._pass(http, path)
         message = f"{http.method} {path} is not recorded, and what is not recorded is not passed on"
-        return failure(CallError("refused", message, status=501, retry=False), OpenAI("chat"))
+        return failure(refused(message, 501), OpenAI("chat"))
 
     async def _call(self, http: web.BaseRequest, route: str, api: str, prefix: str | None) -> web.StreamResponse:
         """A call, which ends in one outcome whatever happens to it."""
@@ -197,7 +197,7 @@ class Recorder:
                     if isinstance(dialect, Translated):
                         body, api = dialect.request(body), "/chat/completions"
                 except (UsageError, RecursionError) as error:
-                    raise CallError("refused", str(error), status=400, retry=False) from None
+                    raise refused(str(error)) from None
                 if not self.engine.reached:
                     await self._look_again()
                 exchange = Exchange(self, http, dialect, body, tags, key)
@@ -231,7 +231,7 @@ class Recorder:
                         self.log.set_opening(identity)
                 self._looked = time.monotonic()
             if self._disagrees is not None:
-                raise CallError("refused", self._disagrees, status=503, retry=False)
+                raise refused(self._disagrees, 503)
 
     async def _pass(self, http: web.BaseRequest, path: str) -> web.StreamResponse:
         """Passes on what asks for no sample."""
@@ -246,8 +246,6 @@ class Recorder:
             url, data = address(base, http), body or None
             asked = self.connections.http.request(http.method, url, data=data, headers=headers, allow_redirects=False)
             async with asked as upstream:
-                if upstream.status < 200:
-                    raise CallError("upstream_error", f"the engine answered {upstream.status}, which is no reply")
                 with self.connections.reading(upstream):
                     content = await read(upstream.read())
                 kept = {"Content-Type": upstream.headers.get("Content-Type", "application/octet-stream")}
@@ -256,7 +254,7 @@ class Recorder:
             failed = CallError("upstream_error", str(error) or type(error).__name__)
             return failure(failed, OpenAI("pass"))
         except UsageError as error:
-            return failure(CallError("refused", str(error), status=400, retry=False), OpenAI("pass"))
+            return failure(refused(str(error)), OpenAI("pass"))
         except CallError as error:
             return failure(error, OpenAI("pass"))
 

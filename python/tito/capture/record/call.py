@@ -19,7 +19,7 @@ from tito._core import EventStream, Reply, Request, amend_request, strip_reply
 from tito.capture.record.client import Dialect, OpenAI
 from tito.capture.record.connection import address, read
 from tito.capture.record.engine import overflows
-from tito.capture.record.errors import CallError, said
+from tito.capture.record.errors import CallError, refused, said
 from tito.capture.record.log import NotWrittenError, line, longer, when_settled
 from tito.capture.record.replies import Replied, kept_text
 from tito.capture.record.session import Placed
@@ -75,7 +75,7 @@ class Exchange:
         try:
             self.request = Request(body)
         except DataError as error:
-            raise CallError("refused", str(error), status=400, retry=False) from None
+            raise refused(str(error)) from None
         self._placed: Placed | None = None
         self._head: str | None = None
         text_only = recorder.options.text_only
@@ -129,8 +129,6 @@ class Exchange:
             upstream = await connections.http.post(url, data=self.sent, headers=headers, allow_redirects=False)
             try:
                 with connections.reading(upstream):
-                    if upstream.status < 200:
-                        raise CallError("upstream_error", f"the engine answered {upstream.status}, which is no reply")
                     if upstream.status == 200 and upstream.content_type == "text/event-stream":
                         return await self._stream(upstream)
                     body = await read(upstream.read())

@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 import aiohttp
 from aiohttp import web
 
-from tito.capture.record.errors import CallError, chat_error, said
+from tito.capture.record.errors import CallError, chat_error, refused, said
 
 __all__ = ["Dialect", "OpenAI", "failure", "read_body"]
 
@@ -86,4 +86,4 @@ async def read_body(http: web.BaseRequest, limit: int) -> bytes:
 
 
 def _too_long(limit: int) -> NoReturn:
-    raise CallError("refused", f"the request has more than {limit:,} bytes", status=413, retry=False)
+    raise refused(f"the request has more than {limit:,} bytes", 413)

@@ -15,6 +15,8 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from tito.capture.record.errors import CallError
+
 __all__ = ["Connections", "address", "read"]
 
 # Servers close an idle connection after 5 s or more, and one that is closed under a request fails the call.
@@ -61,7 +63,9 @@ class Connections:
 
     @contextmanager
     def reading(self, upstream: aiohttp.ClientResponse) -> Iterator[None]:
-        """While a body is read: whoever waits for one that is no HTTP is told."""
+        """While a reply is read: whoever waits for a body that is no HTTP is told. `CallError` for what is no reply."""
+        if upstream.status < 200:
+            raise CallError("upstream_error", f"the engine answered {upstream.status}, which is no reply")
         self._reads.add(upstream)
         try:
             yield

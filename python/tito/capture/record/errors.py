@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-__all__ = ["CallError", "chat_error", "client_gone", "said"]
+__all__ = ["CallError", "chat_error", "client_gone", "refused", "said"]
 
 
 class CallError(Exception):
@@ -28,6 +28,11 @@ def chat_error(error: CallError) -> bytes:
     """
     told = {"message": f"tito record: {error}", "type": "tito_record_error", "param": None, "code": error.outcome}
     return json.dumps({"error": told}).encode()
+
+
+def refused(message: str, status: int = 400) -> CallError:
+    """A request that is refused, and would be again."""
+    return CallError("refused", message, status=status, retry=False)
 
 
 def client_gone() -> CallError:

@@ -34,8 +34,6 @@ _TOOL = {
 }
 _ASK = [{"role": "user", "content": "List the files of this folder with the tool bash."}]
 
-_JSON = {"Content-Type": "application/json"}
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -89,7 +87,8 @@ class _Trial:
         asked |= {name: json.loads(value) for name, value in switches}
         if stream:
             asked |= {"stream": True, "stream_options": {"include_usage": True}}
-        url, headers = f"{self.options.upstream.api}/chat/completions", {**self.options.headers, **_JSON}
+        url = f"{self.options.upstream.api}/chat/completions"
+        headers = {**self.options.headers, "Content-Type": "application/json"}
         # Short calls: what drips without end is no reply either.
         timeout = aiohttp.ClientTimeout(total=self.options.idle_seconds, sock_connect=30)
         try:
@@ -170,8 +169,7 @@ def _message(body: bytes) -> tuple[dict[str, Any], Any]:
         raise CallError("broken_stream", f"the reply is not JSON: {error}") from None
     choices = reply.get("choices") if isinstance(reply, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
+    if not isinstance(choice, dict) or not isinstance(message := choice.get("message"), dict):
         raise CallError("broken_stream", f"the reply holds no message: {body[:300].decode('utf-8', 'replace')}")
     return message, choice.get("finish_reason")
 

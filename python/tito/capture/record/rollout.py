@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from tito.capture.record.client import OpenAI, failure, read_body
-from tito.capture.record.errors import CallError
+from tito.capture.record.errors import CallError, refused
 from tito.capture.record.log import NotWrittenError, line, when_settled
 from tito.capture.record.replies import RolloutKey
 from tito.capture.record.session import Rollout, Session
@@ -45,7 +45,7 @@ class Rollouts:
             else:
                 answer = await self.end(name, told)
         except (UsageError, ValueError, RecursionError) as error:
-            return failure(CallError("refused", str(error), status=400, retry=False), OpenAI("rollout"))
+            return failure(refused(str(error)), OpenAI("rollout"))
         except NotWrittenError as error:
             return failure(CallError("not_written", str(error), status=503), OpenAI("rollout"))
         except CallError as error:

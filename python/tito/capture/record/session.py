@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from tito._core import Request
-from tito.capture.record.errors import CallError
+from tito.capture.record.errors import refused
 from tito.capture.record.replies import Index, Mark, Replied, RolloutKey, judge, keep, summed_up
 from tito.capture.record.tags import Tags, with_session
 
@@ -150,13 +150,13 @@ class Sessions:
         if session.state == "begun" and session.unanswered is not None and session.unanswered[0] == defaults:
             return session
         if session.state == "begun":
-            raise _taken(f"session {name!r} has begun already: end it first")
+            raise refused(f"session {name!r} has begun already: end it first", 409)
         if defaults.attempt is None:
             defaults = replace(defaults, attempt=session.highest + 1)
         elif (used := session.close_to(defaults)) is not None:
             what = "has calls" if used in session.rollouts else "has ended"
             said = f"attempt {defaults.attempt} of session {name!r} {what} already: name another attempt, or none"
-            raise _taken(said)
+            raise refused(said, 409)
         session.before = session.defaults
         session.state, session.defaults = "begun", with_session(defaults, name)
         session.rollouts = {session.defaults.rollout: Rollout(session.defaults, told=True)}
@@ -292,10 +292,6 @@ class Sessions:
                 return self._named(name)
         self._made += 1
         return self._named(f"auto-{self._run}-{self._made}")
-
-
-def _taken(message: str) -> CallError:
-    return CallError("refused", message, status=409, retry=False)
 
 
 def _remember(index: OrderedDict[_Key, _Value], key: _Key, value: _Value, limit: int) -> None:
